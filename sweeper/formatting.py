@@ -105,7 +105,7 @@ ELSEWHERE = "imported from a table: trained elsewhere"
 
 
 # what `trainables.merging.methods.MERGES` says of these merges, without torch; tests/contracts compares the two
-BETWEEN_PARENTS = ("linear", "slerp", "fisher", "fisher_adam")
+BETWEEN_PARENTS = ("linear", "slerp", "fisher", "fisher_adam", "weight_matching", "weight_matching_repair")
 FROM_BASE = ("task_arithmetic", "ties", "dare")
 WITHOUT_COEFFICIENT = ("uniform_soup", "model_stock", "greedy_soup")
 

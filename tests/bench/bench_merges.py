@@ -1,6 +1,6 @@
-"""Merges within the same trials: windows of checkpoints, Model Stock, Fisher of Adam; and noise of trunk and children.
+"""Merges within the same trials: windows, Model Stock, Fisher of Adam, weight matching; noise of trunk and children.
 
-    python tests/bench/bench_merges.py --pairs 20 --questions windows stock adam trunk
+    python tests/bench/bench_merges.py --pairs 20 --questions windows stock adam scratch trunk
 
 Losses and accuracies are on test. Differences are paired by trial, with 90 % intervals of Student's t and Holm's
 correction over all differences of a score. Rows of finished arms in --root are reused.
@@ -106,6 +106,17 @@ def compare_adam(root: Path, pairs: int, tests: Tests) -> None:
         compare(f"AdamW at {rate:g}", trials, arms, tests)
 
 
+def compare_scratch(root: Path, pairs: int, tests: Tests) -> None:
+    """Compare weight matching, with and without REPAIR, with the linear midpoint; children of different weights."""
+    methods = ("linear", "weight_matching", "weight_matching_repair")
+    for level, noise in NOISES.items():
+        trials = run(root, build(noise, merges=methods, protocol="scratch"), pairs)
+        arms: dict[str, Sequence[Place]] = {"linear ½": [("linear", 0.5, None)]}
+        arms |= {f"{m} ½": [(m, 0.5, None)] for m in methods[1:]}
+        arms |= {"parents": [("linear", 0.0, None), ("linear", 1.0, None)]}
+        compare(f"scratch, noise {noise:g} ({level})", trials, arms, tests)
+
+
 def print_trunks(root: Path, pairs: int) -> None:
     """Print the merged loss over the learning rates of trunk and children, and the variance that each explains."""
     space = load("digits_trunk")
@@ -135,12 +146,13 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("runs/bench-merges"), help="default: %(default)s")
     parser.add_argument("--pairs", type=int, default=20, help="pairs per arm (default: %(default)s)")
     parser.add_argument("--cell", type=int, default=4, help="pairs per cell of the map of trunks")
-    parser.add_argument("--questions", nargs="+", default=["windows", "stock", "adam", "trunk"])
+    parser.add_argument("--questions", nargs="+", default=["windows", "stock", "adam", "scratch", "trunk"])
     args = parser.parse_args()
     args.root.mkdir(parents=True, exist_ok=True)
     print(provenance())
     tests: Tests = []
-    for name, ask in (("windows", compare_windows), ("stock", compare_stock), ("adam", compare_adam)):
+    questions = {"windows": compare_windows, "stock": compare_stock, "adam": compare_adam, "scratch": compare_scratch}
+    for name, ask in questions.items():
         if name in args.questions:
             ask(args.root, args.pairs, tests)
     print_holm(tests)

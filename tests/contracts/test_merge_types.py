@@ -15,8 +15,8 @@ from tests.support.merge_formulas import (
     arrays_of,
     every_case,
     every_merge,
+    extras_of,
     fishers_of,
-    grams_of,
     merge_by_name,
     models_of,
 )
@@ -37,7 +37,7 @@ def test_half_precision_is_combined_in_float32(name: str, many: int, dtype: torc
         merged = merge_by_name(name, base, children, coefficient)
         wide = MERGES[name](
             _cast(base, torch.float32), [_cast(c, torch.float32) for c in children], coefficient, seed=SEED,
-            fishers=fishers_of(many, dtype), grams=grams_of(many), moments=fishers_of(many, dtype),
+            **extras_of(children),
         )  # fmt: skip
         for key in FLOATING:
             assert merged[key].dtype == dtype
@@ -56,8 +56,8 @@ def test_half_precision_is_combined_in_float32(name: str, many: int, dtype: torc
 )
 def test_the_widest_type_stays(name: str, one: torch.dtype, other: torch.dtype, widest: torch.dtype) -> None:
     base, (a, b) = models_of()
-    models, fishers = [_cast(base, one), _cast(a, one), _cast(b, other)], fishers_of(2, torch.float64)
-    extras = {"fishers": fishers, "moments": fishers, "grams": grams_of(2)}
+    models = [_cast(base, one), _cast(a, one), _cast(b, other)]
+    extras = extras_of(models[1:], torch.float64)
     for coefficient in MERGES[name].grid:
         merged = MERGES[name](models[0], models[1:], coefficient, seed=SEED, **extras)
         wide = [_cast(m, widest) for m in models]

@@ -13,6 +13,7 @@ from tests.support.merge_formulas import (
     arrays_of,
     every_case,
     every_merge,
+    extras_of,
     fishers_of,
     grams_of,
     merge_by_name,
@@ -149,7 +150,7 @@ def test_a_wrong_number_of_children_is_refused(name: str) -> None:
     for many in (0, 1, *((3,) if MERGES[name].arity == "pair" else ())):
         base, children = models_of(many)
         with pytest.raises(ValueError, match=f"merge '{name}' takes {wanted} children, got {many}"):
-            MERGES[name](base, children, 0.5, fishers=fishers_of(many), grams=grams_of(many), moments=fishers_of(many))
+            MERGES[name](base, children, 0.5, **extras_of(children, torch.float32))
 
 
 @pytest.mark.parametrize("name", sorted(n for n in MERGES if "fishers" in MERGES[n].needs))
@@ -172,6 +173,16 @@ def test_missing_moments_are_refused() -> None:
     base, children = models_of()
     with pytest.raises(ValueError, match="'fisher_adam' needs one set of second moments of Adam per child, 2 in all"):
         MERGES["fisher_adam"](base, children, 0.5, fishers=fishers_of(2))
+
+
+@pytest.mark.parametrize("name", sorted(n for n in MERGES if MERGES[n].moves_units))
+def test_missing_alignments_and_repairs_are_refused(name: str) -> None:
+    base, children = models_of()
+    with pytest.raises(ValueError, match=f"merge '{name}' needs one alignment per child, 2 in all, got none"):
+        MERGES[name](base, children, 0.5)
+    if "repair" in MERGES[name].needs:
+        with pytest.raises(ValueError, match="needs the network and inputs for its repair, got none"):
+            MERGES[name](base, children, 0.5, alignments=({}, {}))
 
 
 # -- what single methods promise ----------------------------------------------------------------------------------
@@ -344,7 +355,7 @@ def test_regmean_keeps_the_average_where_no_input_points() -> None:
 
 
 def test_grids() -> None:
-    for name in ("linear", "slerp", "fisher", "fisher_adam"):
+    for name in ("linear", "slerp", "fisher", "fisher_adam", "weight_matching", "weight_matching_repair"):
         assert MERGES[name].grid == pytest.approx(np.linspace(0, 1, 11))
         assert 0.5 in MERGES[name].grid  # the paper's number, to be found by ==
     for name in ("task_arithmetic", "ties", "dare"):

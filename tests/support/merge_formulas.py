@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from trainables.merging.alignment import Repair, match_weights
 from trainables.merging.formulas import Gram, dare_mask
 from trainables.merging.methods import MERGES
+from trainables.models.permutations import Axis, Group, Moves, PermutationMap
 
 Arrays = dict[str, np.ndarray]
 # base, children, coefficient, Fishers -> merged; plain loops over single numbers where they are clearest
 Formula = Callable[[Arrays, list[Arrays], float, list[Arrays]], Arrays]
-FLOATING = ("conv.weight", "bias", "bn.running_var", "fc.weight", "conv1d.weight")
+FLOATING = ("conv.weight", "bias", "bn.running_var", "fc.weight", "conv1d.weight", "fc.bias")
 SEED = 5
 
 
@@ -105,6 +109,39 @@ def _model_stock(base: Arrays, children: list[Arrays], none: float, fishers: lis
     return out
 
 
+def _weight_matching(base: Arrays, children: list[Arrays], alpha: float, fishers: list[Arrays]) -> Arrays:
+    # of all orders of the three hidden units the one with the highest inner product
+    return _interpolate(children, alpha)[0]
+
+
+def _weight_matching_repair(base: Arrays, children: list[Arrays], alpha: float, fishers: list[Arrays]) -> Arrays:
+    merged, b = _interpolate(children, alpha)
+    if alpha in (0, 1):
+        return merged
+    x = inputs_of().numpy()
+    means, spreads = (
+        [f(x @ w["fc.weight"].T + w["fc.bias"], axis=0) for w in (children[0], b, merged)] for f in (np.mean, np.std)
+    )
+    ratio = ((1 - alpha) * spreads[0] + alpha * spreads[1]) / spreads[2]
+    wanted = (1 - alpha) * means[0] + alpha * means[1]
+    bias = ratio * (merged["fc.bias"] - means[2]) + wanted
+    return merged | {"fc.weight": ratio[:, None] * merged["fc.weight"], "fc.bias": bias}
+
+
+def _interpolate(children: list[Arrays], alpha: float) -> tuple[Arrays, Arrays]:
+    a, b = children
+    if alpha == 1:
+        return b, b
+
+    def turn(order: tuple[int, ...]) -> Arrays:
+        at = list(order)
+        own = {"fc.weight": b["fc.weight"][at], "fc.bias": b["fc.bias"][at], "conv1d.weight": b["conv1d.weight"][:, at]}
+        return b | own
+
+    turned = max(map(turn, permutations(range(3))), key=lambda w: sum((a[k] * w[k]).sum() for k in w if k in HIDDEN))
+    return {k: (1 - alpha) * v + alpha * turned[k] for k, v in a.items()}, turned
+
+
 FORMULAS: dict[str, Formula] = {
     "linear": lambda base, c, alpha, f: {
         k: (1 - alpha) * c[0][k] + alpha * c[1][k] if len(c) == 2 else sum(i[k] for i in c) / len(c) for k in base
@@ -117,6 +154,8 @@ FORMULAS: dict[str, Formula] = {
     "fisher_adam": _fisher,
     "model_stock": _model_stock,
     "regmean": _regmean,
+    "weight_matching": _weight_matching,
+    "weight_matching_repair": _weight_matching_repair,
     "uniform_soup": lambda base, c, none, f: {k: np.mean([i[k] for i in c], axis=0) for k in base},
 }
 
@@ -131,6 +170,7 @@ def weights_of(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tenso
         "mask": torch.tensor([True, False, bool(seed % 2)]),
         "fc.weight": torch.randn(3, 5, generator=g, dtype=torch.float64).to(dtype),
         "conv1d.weight": torch.randn(5, 3, generator=g, dtype=torch.float64).to(dtype),
+        "fc.bias": torch.randn(3, generator=g, dtype=torch.float64).to(dtype),
     }
 
 
@@ -158,6 +198,40 @@ def grams_of(many: int) -> list[dict[str, Gram]]:
     return out
 
 
+class Hidden(nn.Module):
+    """Two linear maps around three hidden units, with the names of the small models here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.conv1d = nn.Linear(5, 3), nn.Linear(3, 5, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return outputs [n, 5] of inputs [n, 5]."""
+        return self.conv1d(self.fc(x).relu())
+
+
+_NETWORK = Hidden()  # once, because building draws random numbers
+HIDDEN = ("fc.weight", "fc.bias", "conv1d.weight")
+HIDDEN_MAP = PermutationMap((Group(3, tuple(Axis(k, i) for k, i in zip(HIDDEN, (0, 0, 1), strict=True))),), ("fc",))
+
+
+def inputs_of() -> Tensor:
+    return torch.randn(40, 5, generator=torch.Generator().manual_seed(300), dtype=torch.float64)
+
+
+def alignments_of(children: Sequence[dict[str, Tensor]]) -> list[Moves]:
+    return [{}, match_weights(HIDDEN_MAP, children[0], children[1], SEED), *({} for _ in children[2:])]
+
+
+def extras_of(children: Sequence[dict[str, Tensor]], dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """Everything that a merge may need beside the weights; `dtype` is that of the Fishers."""
+    many = len(children)
+    fishers = fishers_of(many, dtype or children[0]["bias"].dtype)
+    moves = alignments_of(children) if many > 1 else [{}] * many
+    repair = Repair(_NETWORK, HIDDEN_MAP.linear_maps, inputs_of())
+    return {"fishers": fishers, "grams": grams_of(many), "moments": fishers, "alignments": moves, "repair": repair}
+
+
 _LINEAR = {"fc.weight": 1, "conv1d.weight": 0}
 
 
@@ -168,10 +242,7 @@ def models_of(many: int = 2, dtype: torch.dtype = torch.float32) -> tuple[dict[s
 def merge_by_name(
     name: str, base: dict[str, Tensor], children: Sequence[dict[str, Tensor]], coefficient: float
 ) -> dict[str, Tensor]:
-    fishers = fishers_of(len(children), children[0]["bias"].dtype)
-    return MERGES[name](
-        base, children, coefficient, seed=SEED, fishers=fishers, grams=grams_of(len(children)), moments=fishers
-    )
+    return MERGES[name](base, children, coefficient, seed=SEED, **extras_of(children))
 
 
 def counts_of(name: str) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor
 
+from trainables.merging.alignment import Repair, match_weights, need_map
 from trainables.merging.fisher import diagonal_fisher
 from trainables.merging.formulas import Gram
 from trainables.merging.grams import gram_matrices
@@ -22,6 +23,7 @@ from trainables.merging.task_scores import (
     pairs_of,
 )
 from trainables.merging.taskwise import Scales, add_scaled, search_scales
+from trainables.models.permutations import Moves
 from trainables.models.tensors import non_finite_names
 from trainables.result import SPLITS
 from trainables.spec import PairSpec
@@ -199,15 +201,14 @@ def _iterate_merges(
 ) -> Iterator[tuple[Key, Weights, Scales]]:
     base = tasks[0].shared(tasks[0].base)
     shared = [t.shared(c) for t, c in zip(own, children, strict=True)]
-    needed: dict[str, list[Any]] = {"moments": [t.shared(m) for t, m in zip(own, moments, strict=False)]}
+    needed: dict[str, Any] = {"moments": [t.shared(m) for t, m in zip(own, moments, strict=False)]}
     for method in spec.merges:
         if method in BY_SCORE:
             yield _search(method, base, shared, scorer)
             continue
         merge = MERGES[method]
-        for need in merge.measured - set(needed):
-            measure = {"fishers": _fisher, "grams": _grams}[need]
-            needed[need] = [measure(spec, i, t, c) for i, (t, c) in enumerate(zip(own, children, strict=True))]
+        for need in sorted(merge.measured - set(needed)):
+            needed[need] = _measure(need, spec, own, children)
         parents = shared[:2] if merge.path and len(tasks) == 1 else shared
         for coefficient in merge.coefficients(len(parents)):
             seed = spec.stream(f"merge/{method}")
@@ -223,17 +224,34 @@ def _search(method: str, base: Weights, shared: Sequence[Weights], scorer: _Scor
     return (method, sum(scales) / len(scales)), add_scaled(base, shared, scales), scales
 
 
-def _grams(spec: PairSpec, index: int, task: Task, weights: Weights) -> dict[str, Gram]:
+def _measure(need: str, spec: PairSpec, own: Sequence[Task], children: Sequence[Weights]) -> Any:
+    if need == "alignments":
+        return _align(spec, own[0], children)
+    if need == "repair":
+        model = own[0].model
+        return Repair(model, need_map(model, spec.model).linear_maps, _take_few(own[0]))
+    measure = {"fishers": _fisher, "grams": _grams}[need]
+    return [measure(spec, i, t, c) for i, (t, c) in enumerate(zip(own, children, strict=True))]
+
+
+def _align(spec: PairSpec, task: Task, children: Sequence[Weights]) -> list[Moves]:
+    a, b = children[:2]
+    return [{}, match_weights(need_map(task.model, spec.model), a, b, spec.stream("merge/alignment"))]
+
+
+def _take_few(task: Task) -> Tensor:
     x = task.data.x["train"]
-    grams = gram_matrices(task.model, weights, x[slice(0, min(len(x), FISHER_EXAMPLES))])
+    return x[slice(0, min(len(x), FISHER_EXAMPLES))]
+
+
+def _grams(spec: PairSpec, index: int, task: Task, weights: Weights) -> dict[str, Gram]:
+    grams = gram_matrices(task.model, weights, _take_few(task))
     return {key: gram for key, gram in grams.items() if not task.is_own(key)}
 
 
 def _fisher(spec: PairSpec, index: int, task: Task, weights: Weights) -> dict[str, Tensor]:
-    x = task.data.x["train"]
-    few = x[slice(0, min(len(x), FISHER_EXAMPLES))]
     draws = Generator().manual_seed(spec.stream(f"merge/fisher/{index}"))
-    diagonal = diagonal_fisher(task.model, weights, few, draws)
+    diagonal = diagonal_fisher(task.model, weights, _take_few(task), draws)
     return task.shared(diagonal)
 
 

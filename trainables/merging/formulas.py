@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from trainables.models.permutations import Moves, permute
+
 Weights = Mapping[str, Tensor]
 DENSITY = 0.2  # share of a task vector that TIES keeps
 DROP = 0.5  # share of a task vector that DARE drops
@@ -49,6 +51,8 @@ class Extras:
         thresholds: Least magnitude that TIES keeps, per child, where the weights are a part of the model; else empty.
         grams: Gram matrices of each child's linear layers.
         moments: Adam's second moments of each child, times its batch size.
+        alignments: Of each child, what reorders its units.
+        repair: Corrects an interpolation: (merged, both ends, alpha) -> merged.
     """
 
     seed: int
@@ -56,6 +60,8 @@ class Extras:
     thresholds: Sequence[Tensor] = ()
     grams: Sequence[Grams] = ()
     moments: Sequence[Weights] = ()
+    alignments: Sequence[Moves] = ()
+    repair: Callable[[Weights, Sequence[Weights], float], dict[str, Tensor]] | None = None
 
 
 def _along(base: Weights, direction: Weights, s: float) -> dict[str, Tensor]:
@@ -74,6 +80,16 @@ def linear(base: Weights, children: Sequence[Weights], alpha: float, extras: Ext
 def _lerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     # exact at both ends and for a = b; a + alpha (b - a) alone is not exact at alpha = 1
     return a.clone() if alpha == 0 else b.clone() if alpha == 1 else a + alpha * (b - a)
+
+
+def weight_matching(base: Weights, children: Sequence[Weights], alpha: float, extras: Extras) -> dict[str, Tensor]:
+    """Interpolate after the units of B are reordered: (1 - alpha) theta_A + alpha P(theta_B); B itself at alpha = 1."""
+    a, b = (permute(child, moves) for child, moves in zip(children, extras.alignments, strict=True))
+    if alpha in (0, 1):
+        return {k: v.clone() for k, v in children[int(alpha)].items()}
+    # entries that are equal in both stay, infinite ones too
+    merged = {k: v.clone() if torch.equal(v, b[k]) else _lerp(v, b[k], alpha) for k, v in a.items()}
+    return extras.repair(merged, (a, b), alpha) if extras.repair else merged
 
 
 def task_arithmetic(base: Weights, children: Sequence[Weights], s: float, extras: Extras) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from trainables.merging import formulas
 from trainables.merging.formulas import Extras, Grams, Weights
 from trainables.merging.regmean import regmean
+from trainables.models.permutations import Moves
 from trainables.models.tensors import tied_names
 from trainables.registry import Registry
 
@@ -36,8 +37,8 @@ class Merge:
         arity: `pair` takes exactly two children, `any` two or more.
         path: Whether it goes along a path between two models; of several children of one task it takes the first two.
         equal: Whether more than two children have equal weights, so that the coefficient is 1/n.
-        needs: Subset of `base`, `seed`, `fishers`, `grams` and `moments` that the formula needs; `ends` may tell of the
-            base, too, see `uses_base`.
+        needs: Subset of `base`, `seed`, `fishers`, `grams`, `moments`, `alignments` and `repair` that the formula
+            needs; `ends` may tell of the base, too, see `uses_base`.
         ends: Coefficients at which the merge equals `base`, the first child `a` or the second of two `b`, bit for bit.
         neutral: Coefficients at which the merge of a model with itself is that model.
         symmetric: Whether the result does not depend on the order of three or more children.
@@ -112,6 +113,8 @@ class Merge:
         thresholds: Sequence[Tensor] = (),
         grams: Sequence[Grams] | None = None,
         moments: Sequence[Weights] | None = None,
+        alignments: Sequence[Moves] | None = None,
+        repair: Callable[[Weights, Sequence[Weights], float], dict[str, Tensor]] | None = None,
     ) -> dict[str, Tensor]:
         """Return the merged weights with the same keys; the inputs stay unchanged.
 
@@ -127,20 +130,28 @@ class Merge:
             thresholds: See `Extras`; for a merge of a part of the models.
             grams: Gram matrices of each child's linear layers, from `trainables.merging.grams`.
             moments: Adam's second moments of each child, times its batch size; parameters only.
+            alignments: Of each child, what reorders its units, from `trainables.merging.alignment`.
+            repair: Corrects an interpolation, see `trainables.merging.alignment.Repair`.
 
         Raises:
             ValueError: The models do not have the same keys and shapes, are too few or too many, or lack what
                 `needs` names.
         """
-        self._check(children, {"fishers": fishers, "grams": grams, "moments": moments})
+        given = {"fishers": fishers, "grams": grams, "moments": moments, "alignments": alignments}
+        self._check(children, given, repair is not None)
         models = [base, *children]
         _check_same(models)
         first = tied_names([*children, base])
         used = models if self.uses_base else children
         kinds = {k: formulas.common_type([m[k] for m in used]) for k, v in children[0].items() if v.is_floating_point()}
-        moved = [k for k in kinds if k not in first and not formulas.unmoved([m[k] for m in models])]
+        moved = [
+            k for k in kinds if k not in first and (self.moves_units or not formulas.unmoved([m[k] for m in models]))
+        ]
         wide = [{k: m[k].to(formulas.compute_type(kinds[k])) for k in moved} for m in models]
-        extras = Extras(seed, fishers or (), thresholds, grams or (), moments or ())
+        extras = Extras(
+            seed, fishers or (), thresholds, grams or (), moments or (), alignments or (),
+            repair if "repair" in self.needs else None,
+        )  # fmt: skip
         merged = self.combine(wide[0], wide[1:], coefficient, extras)
         out: dict[str, Tensor] = {}
         for key, value in children[0].items():
@@ -153,13 +164,20 @@ class Merge:
                 out[key] = value.to(kinds.get(key, value.dtype), copy=True)
         return out
 
-    def _check(self, children: Sequence[Weights], given: Mapping[str, Sequence[object] | None]) -> None:
+    @property
+    def moves_units(self) -> bool:
+        """Whether the formula reorders the units of the children, also in entries that are equal in all of them."""
+        return "alignments" in self.needs
+
+    def _check(self, children: Sequence[Weights], given: Mapping[str, Sequence[object] | None], repairs: bool) -> None:
         many = len(children)
         self.check_number(many)
         for need, values in given.items():
             if need in self.needs and (values is None or len(values) != many):
                 got = "none" if values is None else len(values)
                 raise ValueError(f"merge {self.name!r} needs one {_NEEDS[need]} per child, {many} in all, got {got}")
+        if "repair" in self.needs and not repairs:
+            raise ValueError(f"merge {self.name!r} needs the network and inputs for its repair, got none")
 
     def check_number(self, children: int) -> None:
         """Check that the merge takes this number of children.
@@ -172,7 +190,8 @@ class Merge:
             raise ValueError(f"merge {self.name!r} takes {wanted} children, got {children}")
 
 
-_NEEDS = {"fishers": "diagonal Fisher", "grams": "set of Gram matrices", "moments": "set of second moments of Adam"}
+_NEEDS = {"fishers": "diagonal Fisher", "grams": "set of Gram matrices", "moments": "set of second moments of Adam",
+          "alignments": "alignment"}  # fmt: skip
 MERGES: Registry[Merge] = Registry("merge")
 
 
@@ -250,6 +269,24 @@ for _merge in (
         "Jin et al. 2022, arXiv 2212.09849",
         "Fits each linear layer by least squares to the outputs of the children's; averages the other parameters.",
         needs=frozenset({"grams"}), neutral=(0.0, 0.1, 0.5, 0.7, 0.9, 1.0),
+    ),
+    Merge(
+        "weight_matching", formulas.weight_matching, _TENTHS, "alpha", _WEIGHT,
+        "(1 − α)θ_A + αP(θ_B), P the order of B's units with the highest ⟨θ_A, P(θ_B)⟩ that a search by layers finds",
+        "Ainsworth et al. 2023, arXiv 2209.04836, algorithm 1",
+        "Reorders the units of the second child like those of the first, then interpolates; for children of different "
+        "initial weights.",
+        arity="pair", path=True, needs=frozenset({"alignments"}), ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
+    ),
+    Merge(
+        "weight_matching_repair", formulas.weight_matching, _TENTHS, "alpha", _WEIGHT,
+        "as weight_matching; then each unit's weights times r, its bias b to r·b + m* − r·m, r = s*/s: m, s mean and "
+        "standard deviation of its output, m*, s* their interpolation between θ_A and P(θ_B)",
+        "Jordan et al. 2023, arXiv 2211.08403, section 3; Ainsworth et al. 2023, arXiv 2209.04836, algorithm 1",
+        "Interpolates as `weight_matching`, then gives each unit the mean and spread that the children have on "
+        "average; equal to it where BatchNorm normalises all units.",
+        arity="pair", path=True, needs=frozenset({"alignments", "repair"}), ends={0.0: "a", 1.0: "b"},
+        neutral=_TENTHS,
     ),
     Merge(
         "uniform_soup", formulas.uniform_soup, (1.0,), "none", "not used",

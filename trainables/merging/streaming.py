@@ -37,10 +37,11 @@ def streamable(method: str) -> Merge:
 
     Raises:
         UnknownName: No such merge.
-        ValueError: It needs Fishers, Gram matrices, scores, or the optimizer of the training.
+        ValueError: It needs Fishers, Gram matrices, scores, the model, or the optimizer of the training.
     """
     if method in BY_SCORE or MERGES[method].measured:
-        needed = "the optimizer's moments" if method not in BY_SCORE and "moments" in MERGES[method].needs else "data"
+        needs = MERGES[method].needs if method not in BY_SCORE else frozenset[str]()
+        needed = "the optimizer's moments" if "moments" in needs else "the model" if "alignments" in needs else "data"
         raise ValueError(
             f"merge {method!r} needs {needed}, so it cannot stream; choose from {', '.join(list_streamable())}"
         )

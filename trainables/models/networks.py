@@ -7,6 +7,8 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
+from trainables.models.permutations import Group, PermutationMap, count_units, list_inputs, list_outputs, map_chain
+
 
 class SmallCNN(nn.Module):
     """Three 3x3 convolutions with GroupNorm or BatchNorm and a linear head; 14,174 parameters for grey digits.
@@ -38,6 +40,10 @@ class SmallCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [n, classes] of images [n, channels, height, width]."""
         return self.head(self.features(x))
+
+    def permutation_map(self) -> PermutationMap:
+        """Return which axes list the same channels."""
+        return map_chain(self, [(f"features.{i}", f"features.{i + 1}") for i in (0, 3, 6)], "head")
 
 
 MOST_LAYERS = 64
@@ -79,6 +85,11 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [n, classes] of images [n, channels, height, width]."""
         return self.head(self.features(x))
+
+    def permutation_map(self) -> PermutationMap:
+        """Return which axes list the same units."""
+        places = range(1, len(self.features), 3)
+        return map_chain(self, [(f"features.{i}", f"features.{i + 1}") for i in places], "head")
 
 
 def _are_widths(value: object) -> bool:
@@ -124,6 +135,27 @@ class ResNet18Small(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(self.avgpool(x).flatten(1))
+
+    def permutation_map(self) -> PermutationMap:
+        """Return which axes list the same channels; the channels between two blocks are one group per stage."""
+        groups: list[Group] = []
+        source, stream = "conv1", list_outputs(self, "conv1", "bn1")
+        for stage in (f"layer{i}" for i in range(1, 5)):
+            if stage != "layer1":
+                shortcut = f"{stage}.0.downsample"
+                stream += [*list_inputs(self, source, f"{shortcut}.0"), *list_inputs(self, source, f"{stage}.0.conv1")]
+                groups.append(Group(count_units(self, source), tuple(stream)))
+                source, stream = f"{shortcut}.0", list_outputs(self, f"{shortcut}.0", f"{shortcut}.1")
+            else:
+                stream += list_inputs(self, source, "layer1.0.conv1")
+            for block in (f"{stage}.0", f"{stage}.1"):
+                stream += list_outputs(self, f"{block}.conv2", f"{block}.bn2")
+                inner = [*list_outputs(self, f"{block}.conv1", f"{block}.bn1"),
+                         *list_inputs(self, f"{block}.conv1", f"{block}.conv2")]  # fmt: skip
+                groups.append(Group(count_units(self, f"{block}.conv1"), tuple(inner)))
+            stream += list_inputs(self, source, f"{stage}.1.conv1")
+        groups.append(Group(count_units(self, source), (*stream, *list_inputs(self, source, "fc"))))
+        return PermutationMap(tuple(groups))
 
 
 def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:

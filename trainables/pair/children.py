@@ -13,7 +13,7 @@ from trainables.pair.setup import Lab, needs_moments
 from trainables.runtime import Report
 from trainables.spec import SEVERAL_TASKS, PairSpec
 from trainables.tasks.tasks import Weights
-from trainables.training.base import trunk
+from trainables.training.base import own_base, trunk
 from trainables.training.checkpointing import Keeper, train_with_pauses
 from trainables.training.child import Child, Epoch
 from trainables.training.loop import Course, Seeds, Training, make_courses
@@ -120,7 +120,7 @@ class Children:
         first, lab, watch = self.specs[0], self.lab, self.watch
         names = child_names(first.members)
         seeds = [_make_seeds(s, i, m) for s in self.specs for i, m in enumerate(names)]
-        if first.pair_kind not in SEVERAL_TASKS and not first.child_b:
+        if first.pair_kind not in SEVERAL_TASKS and not first.child_b and first.protocol != "scratch":
             return make_courses(
                 Training(
                     first, lab.tasks[0].trainee, start, lab.data * len(self.specs), seeds, watch.legs[0], state,
@@ -131,10 +131,16 @@ class Children:
         courses: list[Course] = []
         for i, seed in enumerate(seeds):
             task, data = lab.children[i % first.members], lab.data[i % first.members]
-            own = replace(watch.specs[i], stack=1)
+            own, begin = replace(watch.specs[i], stack=1), start
+            if first.protocol == "scratch":
+                begin = own_base(self.specs[i // first.members], names[i % first.members], task, lab.runtime)
+                # what there is of a base: the start of the first child
+                task.base = begin if i == 0 else task.base
+            elif not first.child_b:
+                begin = task.start(task.base)
             courses += make_courses(
                 Training(
-                    own, task.trainee, start if first.child_b else task.start(task.base), [data], [seed],
+                    own, task.trainee, begin, [data], [seed],
                     watch.legs[i], state, keep_moments=needs_moments(first), window=read_window(first.window),
                     fold=task.fold, first=i,
                     on_epoch=self._on_epoch, on_step=watch.on_step,

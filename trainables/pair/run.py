@@ -39,7 +39,7 @@ from trainables.result import HistoryRow, Outcome, PairOutput, PlaneRow, RungRow
 from trainables.runtime import Report, Runtime, Stop
 from trainables.spec import PairSpec
 from trainables.tasks.evaluation import finite
-from trainables.tasks.tasks import trained_names
+from trainables.tasks.tasks import Weights, trained_names
 from trainables.training import optimizers
 from trainables.training.checkpointing import Keeper, make_keeper
 from trainables.training.child import Child
@@ -217,7 +217,7 @@ class _Trial:
             spec, runtime, outcome, detail, lab.started,
             scores=finite(curves.columns()), seconds=self.clock.seconds, measured_noise=settings, landscape=relief,
             **about | self._peak(),
-            **finite(geometry(lab.tasks[0].base, a, b, names)), **finite({"cka_val": curves.cka}),
+            **finite(_measure_distances(spec, lab.tasks[0].base, a, b, names)), **finite({"cka_val": curves.cka}),
             **curves.describe_choice(),
         )  # fmt: skip
         # a trial that cannot win stores no weights
@@ -310,6 +310,12 @@ class _Trial:
 
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _measure_distances(spec: PairSpec, base: Weights, a: Weights, b: Weights, names: Sequence[str]) -> dict[str, float]:
+    found = geometry(base, a, b, names)
+    # children without a common base have no task vectors
+    return found | {"task_cosine": math.nan} if spec.protocol == "scratch" else found
 
 
 def _judge_viability(spec: PairSpec, curves: MergeCurves) -> tuple[Outcome, str]:

@@ -18,6 +18,7 @@ from torch import Generator, Tensor, nn
 from trainables.datasets.augmentation import check_policy
 from trainables.datasets.dataset import Data
 from trainables.datasets.load import forget
+from trainables.merging.alignment import need_map
 from trainables.merging.methods import BY_SCORE, MERGES
 from trainables.models.registry import has_batchnorm
 from trainables.pair.record import now
@@ -174,6 +175,8 @@ def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
             labs[key] = prepare(spec, replace(runtime, device="cpu", bases=None), with_base=False)
             for task in labs[key].tasks:
                 _check_model(spec, task)
+        if any(MERGES[n].moves_units for n in spec.merges if n in MERGES):
+            need_map(labs[key].tasks[0].model, spec.model)
         check_names(spec)
         _check_fits(spec, labs[key].tasks)
         sets = labs[key].data
@@ -201,6 +204,8 @@ def check_names(spec: PairSpec) -> None:
     for name in spec.merges:
         if name not in BY_SCORE and MERGES[name].arity == "pair" and len(spec.tasks) > 2:
             raise ValueError(f"merge {name!r} takes two models, got {len(spec.tasks)} tasks; leave it out of merges")
+        if name not in BY_SCORE and MERGES[name].moves_units and len(spec.tasks) > 1:
+            raise ValueError(f"merge {name!r} takes models of one task, got {len(spec.tasks)}; leave it out of merges")
     needs_moments(spec)
 
 

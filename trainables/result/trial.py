@@ -33,7 +33,9 @@ class TrialResult:
         "pair (networks were trained), synthetic (a closed form, no real data) or imported (trained elsewhere, from a "
         "table)"
     )
-    protocol: str = col("how the pair comes about: finetune (from shared base weights) or branch (from a trunk)")
+    protocol: str = col(
+        "how the pair comes about: finetune (from shared base weights), branch (from a trunk), scratch (from own ones)"
+    )
     pair_kind: str = col(
         "what differs between the children: same_task (data order and augmentation draws), split_data (also disjoint "
         "halves of the training data), tasks or two_task (the data sets)"

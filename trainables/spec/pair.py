@@ -107,7 +107,8 @@ class PairSpec:
         default="finetune",
         metadata=about(
             "How children start: `finetune` from shared base weights; `branch` from a trunk trained with the "
-            "trial's own stable hyperparameters, or those of `trunk`."
+            "trial's own stable hyperparameters, or those of `trunk`; `scratch` from base weights of their own, which "
+            "`base` trains from other initial weights for every child and repeat."
         ),
     )
     branch_step: int = field(default=0, metadata=about("Steps of the trunk in protocol `branch`."))

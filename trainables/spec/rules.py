@@ -18,7 +18,7 @@ MOST_MEMBERS, MOST_MERGES, MOST_STEPS, MOST_TASKS = 1000, 64, 1_000_000_000, 8
 OF_OTHERS = frozenset({"channels", "classes", "pretrained", "weights"})
 """Arguments of a model's builder that other fields of a trial set."""
 CHOICES = {
-    "protocol": ("finetune", "branch"),
+    "protocol": ("finetune", "branch", "scratch"),
     "pair_kind": ("same_task", "split_data", "two_task", "tasks"),
     "dtype": ("float32", "float64"),
     "autocast": ("", "bfloat16"),
@@ -282,8 +282,25 @@ def _check_protocol(spec: Any) -> None:
         named = [d["name"] for d in spec.datasets]
         if named:
             raise ValueError(f"datasets must be empty unless pair_kind is tasks, got {', '.join(named)}")
+    if spec.protocol == "scratch":
+        _check_scratch(spec)
     if spec.pair_kind in SEVERAL_TASKS:
         check("protocol", spec.protocol, f"be finetune in pair_kind {spec.pair_kind}", spec.protocol == "finetune")
+
+
+def _check_scratch(spec: Any) -> None:
+    from trainables.merging.methods import MERGES, TASKWISE
+
+    for name in ("weights", "adapter"):
+        check(name, getattr(spec, name), "be empty in protocol scratch: children draw their weights",
+              not getattr(spec, name))  # fmt: skip
+    check("stack", spec.stack, "be 1 in protocol scratch", spec.stack == 1)
+    of_base = [n for n in spec.merges if n == TASKWISE or (n in MERGES and MERGES[n].uses_base)]
+    if of_base:
+        raise ValueError(
+            f"merges must not use a base in protocol scratch, whose children share none, got {of_base[0]!r}; "
+            "set merges, such as [linear, weight_matching]"
+        )
 
 
 def _check_tasks(spec: Any) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from trainables.datasets.cache import make_once
 from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec, stream
-from trainables.tasks.tasks import Task, join_by_task, split_by_task
+from trainables.tasks.tasks import Task, add_models, join_by_task, split_by_task
 from trainables.training.base_training import train_base
 from trainables.training.checkpointing import make_keeper, train_with_pauses
 from trainables.training.legs import trunk_leg
@@ -65,6 +65,24 @@ def base_weights(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> lis
         return split_by_task(tasks, load_file(path, device=runtime.device))
 
     return _recall(_BASES, key, runtime, make)
+
+
+def own_base(spec: PairSpec, child: str, task: Task, runtime: Runtime) -> dict[str, Tensor]:
+    """Return the base weights of one child in protocol `scratch`: initial weights of its own, trained as the base is.
+
+    Args:
+        spec: The trial; the weights depend on its digest and the child's name.
+        child: Name of the child.
+        task: Its task; the module stays unchanged.
+        runtime: Where to train.
+
+    Raises:
+        ValueError: The base diverged.
+    """
+    own = replace(spec, base=replace(spec.base, seed=spec.stream(f"{child}/base") % 2**32))
+    fresh = Task(task.name, task.data, task.model)
+    add_models(own, [fresh], runtime)
+    return train_base(own, [fresh.model], [fresh.data])[0]
 
 
 def trunk(spec: PairSpec, task: Task, runtime: Runtime, report: Report = lambda _: None) -> Trunk:

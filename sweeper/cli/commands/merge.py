@@ -47,7 +47,8 @@ _OPTIONS = (
     Option("--space", "NAME", "Space with the model and the data set.", names=spaces),
     Option("--model", "NAME", "Name of the model, instead of --space."),
     Option("--data-set", "NAME", "Name of the data set (default: the images in the folder ROOT)."),
-    Option("--merges", "NAME", "Merges (default: all possible ones).", several=True, names=_merge_names),
+    Option("--merges", "NAME", "Merges (default: all possible ones but weight matching).", several=True,
+           names=_merge_names),
     Option("--coefficient", "X", "Coefficient of the merge of model folders without data.", type=FLOAT),
     Option("--rank", "R", "Write a merge of adapters as an adapter of rank R, not as a whole model.", type=COUNT),
     Option("--out", "DIR", "Folder for tables and page (default: a new folder under runs/)."),
@@ -157,8 +158,10 @@ def _choose_merges(requested: Sequence[str] | None, base: str | None, models: in
             of_training = name in MERGES and "moments" in MERGES[name].needs
             needed = "the optimizer of the training" if of_training else "the base θ₀: give --base FILE"
             raise SpecError(f"merge {name!r} needs {needed}, or choose from {', '.join(possible)}")
+    # few models have units that can be reordered, and models of one base need none of it
+    usual = [n for n in possible if n not in MERGES or not MERGES[n].moves_units]
     # rows of trials have the linear merge of the first two models
-    return list(dict.fromkeys(["linear", *(requested or possible)]))
+    return list(dict.fromkeys(["linear", *(requested or usual)]))
 
 
 def _check_file(name: str, flag: str) -> Path:

@@ -22,6 +22,7 @@ from trainables.runtime import Runtime, Stop
         {"members": 3, "merges": ("linear", "uniform_soup"), "window": {"size": 3, "spacing": 2}},
         {"optimizer": "adamw", "learning_rate": 1e-3, "momentum": 0.0, "merges": ("linear", "fisher_adam")},
         {"protocol": "branch", "branch_step": 12, "augmentation": "crop_flip+mixup"},
+        {"protocol": "scratch", "merges": ("linear",)},
         {"pair_kind": "split_data", "epochs": 2},
         {"pair_kind": "two_task", "dataset_b": "digits", "dataset_b_options": {"label_noise": 0.2}},
     ],

@@ -105,11 +105,26 @@ def test_three_models_and_a_base_get_every_merge(
     assert merge(*args, "--set", "learning_rate=0.1", "--set", "momentum=0") == 0
     out = capsys.readouterr().out
     methods = set(read(tmp_path / "run", "merges")["method"].to_pylist())
-    assert methods == {*MERGES, *BY_SCORE} - {"fisher_adam"}  # weights alone do not tell it
+    # weights alone do not tell Adam's moments, and models of one base have one order of units
+    assert methods == {*MERGES, *BY_SCORE} - {"fisher_adam", "weight_matching", "weight_matching_repair"}
     for text in ("model C: ", "task arithmetic at", "ties at", "slerp at", "uniform soup", "barrier (Frankle), test"):
         assert text in out
     (trial,) = read_trials(tmp_path / "run").to_pylist()
     assert trial["noise_paper"] == pytest.approx(0.1 / 64)  # told how, it has its noise
+
+
+def test_models_of_other_initial_weights_are_matched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(2):
+        torch.manual_seed(i)
+        torch.save(build("mlp", 10, 1, 8, {"widths": [8]}).state_dict(), tmp_path / f"{i}.pt")
+    args = ["--models", str(tmp_path / "0.pt"), str(tmp_path / "1.pt"), "--out", str(tmp_path / "run")]
+    own = ["--model", "mlp", "--data-set", "digits", "--set", "model_options={widths: [8]}"]
+    assert merge(*args, *own, "--merges", "weight_matching", "weight_matching_repair") == 0
+    rows = read(tmp_path / "run", "merges").to_pylist()
+    found = {(r["method"], r["coefficient"]): r["loss_test"] for r in rows}
+    assert len(found) == 33
+    assert len({found[m, 0.5] for m in ("linear", "weight_matching", "weight_matching_repair")}) == 3
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize(

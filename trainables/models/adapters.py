@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from trainables.models.heads import head_of
 from trainables.models.seeding import seed_generators
-from trainables.models.tensors import aliases, list_some
+from trainables.models.tensors import aliases, list_some, widen
 
 Weights = Mapping[str, Tensor]
 _INSTALL = "an adapter needs the package peft: pip install 'sweeper[text]'"
@@ -48,6 +48,8 @@ def update_of(a: Tensor, b: Tensor, scaling: float, transposed: bool) -> Tensor:
 class AdaptedModule:
     """A module with adapters on frozen parameters, which share their memory with those of the plain module.
 
+    The frozen parameters may be of half precision; the factors have the type that the trial's weights have.
+
     Attributes:
         module: Module with adapters; training changes the factors alone.
         scaling: Factor of B A.
@@ -65,8 +67,11 @@ class AdaptedModule:
         return {k: self.factors[k] if k in self.factors else base[_plain(k)] for k in self.module.state_dict()}
 
     def fold(self, weights: Weights) -> dict[str, Tensor]:
-        """Return the plain module's state dict that equals a state dict of the module: base weights plus updates."""
-        out = {_plain(k): v for k, v in weights.items() if k not in self.factors}
+        """Return the plain module's state dict that equals a state dict of the module: base weights plus updates.
+
+        It is float32 where the base is of half precision, because rounding the sum would lose most of an update.
+        """
+        out = {_plain(k): widen(v) for k, v in weights.items() if k not in self.factors}
         for name, transposed in self.transposed.items():
             update = update_of(weights[f"{name}.{_A}"], weights[f"{name}.{_B}"], self.scaling, transposed)
             key = f"{name}.weight"
@@ -101,8 +106,11 @@ def adapt(model: nn.Module, settings: Mapping[str, Any], seed: int, classes: int
             f"adapter.r must be at most {most}, the smaller side of the largest layer, got {settings['r']}"
         )
     transposed = {n: not isinstance(modules[n], nn.Linear) for n in names}
-    # parameters of the copy are views, so that the device holds one base
-    shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    # stand-ins without memory, because peft gives factors the type of the base
+    shared = {
+        id(p): nn.Parameter(p.new_zeros((), dtype=widen(p[:0]).dtype).expand_as(p), requires_grad=False)
+        for p in model.parameters()
+    }
     twin = copy.deepcopy(model, cast(dict[int, Any], shared))
     config = peft.LoraConfig(
         r=settings["r"], lora_alpha=settings["alpha"], lora_dropout=settings["dropout"],
@@ -111,6 +119,12 @@ def adapt(model: nn.Module, settings: Mapping[str, Any], seed: int, classes: int
     with warnings.catch_warnings(), seed_generators(seed):
         warnings.simplefilter("ignore")  # about fan_in_fan_out, which peft finds out
         twin = peft.inject_adapter_in_model(config, twin)
+    # parameters of the copy are views, so that the device holds one base
+    views = {id(shared[id(p)]): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    for module in twin.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if id(parameter) in views:
+                setattr(module, name, views[id(parameter)])
     plain = set(model.state_dict())
     factors = {k: v.detach().clone() for k, v in twin.state_dict().items() if _plain(k) not in plain}
     return AdaptedModule(twin, scaling_of(settings["alpha"], settings["r"], settings["rslora"]), transposed, factors)

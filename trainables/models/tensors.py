@@ -37,6 +37,18 @@ def is_dense(tensor: Tensor) -> bool:
     return plain and tensor.dtype in (*FLOATS, *_WHOLE)
 
 
+def hold(model: nn.Module, kind: torch.dtype) -> nn.Module:
+    """Return a module after rounding its parameters to a type, in place; its buffers, such as frequencies, stay."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(kind)
+    return model
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Return a tensor of half precision in float32; others stay."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor
+
+
 def non_finite_entries(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return copies of the entries with numbers that are not finite; attention masks may hold some."""
     settled = {k: v for k, v in weights.items() if not is_lazy(v)}

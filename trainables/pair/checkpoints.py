@@ -49,7 +49,7 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
     if len(spec.tasks) not in (1, len(models)):
         raise ValueError(f"models must be one per task, {len(spec.tasks)} in their order, got {len(models)}")
     spec = replace(spec, members=len(models), stack=1, weights="", window={})
-    lab = prepare(spec, resolve_device(runtime), with_base=False)
+    lab = prepare(spec.plain(), resolve_device(runtime), with_base=False)
     task = lab.tasks[0]
     # the head must match, because a checkpoint of another task has no scores on this one
     children = [load_start(t.model, path, head="")[0] for t, path in zip(lab.children, models, strict=True)]

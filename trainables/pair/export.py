@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainables.merging.adapter_folders import save_updates
 from trainables.models.adapters import AdaptedModule
 from trainables.models.language import quiet
 from trainables.models.model_folders import TOKENIZER, Draft, copy_companions
+from trainables.models.tensors import hold
 from trainables.pair.setup import prepare
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
@@ -76,7 +78,7 @@ def export_model(
     tokenizer = Path(task.data.tokenizer) if task.data.tokenizer else None
     with Draft(target, sum(v.nbytes for v in merged.values())) as folder:
         if rank is None or task.adapted is None:
-            _save(task.model, merged, folder)
+            _save(task.model, merged, folder, spec.dtype)
             exported = Exported()
         else:
             own = source is None or spec.base.steps > 0 or bool(spec.weights) or spec.protocol == "branch"
@@ -86,7 +88,7 @@ def export_model(
             discarded = _save_adapter(task.adapted, task.base, merged, folder, rank, config)
             if own:
                 (folder / BASE).mkdir()
-                _save(task.model, task.base, folder / BASE)
+                _save(task.model, task.base, folder / BASE, spec.held_dtype)
                 _copy_companions(origin, tokenizer, folder / BASE)
             exported = Exported(f"{where}", own, discarded=discarded)
         _copy_companions(origin, tokenizer, folder)
@@ -95,7 +97,8 @@ def export_model(
     return exported
 
 
-def _save(model: Any, weights: Weights, folder: Path) -> None:
+def _save(model: Any, weights: Weights, folder: Path, dtype: str) -> None:
+    hold(model, getattr(torch, dtype))
     model.load_state_dict(weights)
     with quiet():
         model.save_pretrained(folder)

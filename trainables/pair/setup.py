@@ -26,7 +26,7 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.tasks.batches import epoch_batches, steps_per_epoch
 from trainables.tasks.evaluation import logits_of
-from trainables.tasks.tasks import Task, add_models, children_data, children_tasks, load_tasks
+from trainables.tasks.tasks import Task, add_adapters, add_models, children_data, children_tasks, load_tasks
 from trainables.training import optimizers
 from trainables.training.base import base_weights
 from trainables.training.legs import child_leg
@@ -146,6 +146,7 @@ def prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:
         if with_base:
             for task, weights in zip(lab.tasks, base_weights(spec, lab.tasks, runtime), strict=True):
                 task.base = weights
+        add_adapters(spec, lab.tasks)
     return lab
 
 
@@ -155,7 +156,7 @@ def build_model(spec: PairSpec, runtime: Runtime, task: int = 0) -> nn.Module:
     Raises:
         UnknownName, ValueError: See `inspect`.
     """
-    lab = prepare(replace(spec, weights="", adapter={}), runtime, with_base=False)
+    lab = prepare(replace(spec.plain(), weights=""), runtime, with_base=False)
     forget()
     return lab.tasks[task].model
 

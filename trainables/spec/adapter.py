@@ -56,6 +56,14 @@ def check_adapter(spec: Any) -> None:
     if adapter_settings(spec.adapter):
         rule = "be empty with an adapter, which freezes the whole base"
         check("freeze", ", ".join(spec.freeze), rule, not spec.freeze)
+    if spec.held_dtype == spec.dtype:
+        return
+    check("dtype", spec.dtype, "be float32 with model_options.dtype bfloat16", spec.dtype == "float32")
+    if not spec.adapter:
+        raise ValueError(
+            f"model_options.dtype must be float32 without an adapter, got {spec.held_dtype!r}: steps below 2^-9 of a "
+            "weight would round to nothing; train an adapter, or set autocast to bfloat16"
+        )
 
 
 def _is_number(value: Any) -> bool:

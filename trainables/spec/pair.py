@@ -214,6 +214,18 @@ class PairSpec:
         """Whether the model is one of transformers, whose weights a folder for `from_pretrained` holds."""
         return self.trainable == "pair" and (self.model == "gpt" or self.model.startswith("hf:"))
 
+    @property
+    def held_dtype(self) -> str:
+        """Type of the frozen base under adapters: `dtype`, or `bfloat16` by the option `dtype` of a language model."""
+        return "bfloat16" if self.is_language_model and self.model_options.get("dtype") == "bfloat16" else self.dtype
+
+    def plain(self) -> PairSpec:
+        """Return the spec with whole models of type `dtype` in place of adapters on a held base."""
+        options = self.model_options
+        if self.held_dtype != self.dtype:
+            options = {k: v for k, v in options.items() if k != "dtype"}
+        return replace(self, adapter={}, model_options=options)
+
     def _identity(self) -> dict[str, Any]:
         return {**non_defaults(self), "base": non_defaults(self.base)}
 

@@ -15,7 +15,7 @@ from trainables.models.freezing import freeze
 from trainables.models.heads import head_of
 from trainables.models.registry import build
 from trainables.models.seeding import seed_generators
-from trainables.models.tensors import aliases
+from trainables.models.tensors import aliases, hold, widen
 from trainables.models.weights import load_start
 from trainables.runtime import Runtime
 from trainables.spec import SEVERAL_TASKS, PairSpec, adapter_settings, stream
@@ -135,7 +135,8 @@ def add_models(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> str |
                 text = {"length": task.data.context, "tokenizer": task.data.tokenizer, "download": runtime.download}
             model = build(spec.model, task.data.classes, channels, size, options, pretrained, text)
             loaded = getattr(model, "weights_sha256", None)
-            model = model.to(dtype)  # before the values of the file, so that they keep this precision
+            if spec.base.steps or spec.held_dtype == spec.dtype:
+                model = model.to(dtype)  # before the values of the file, so that they keep this precision
             if spec.weights and not pretrained:
                 state, loaded = load_start(model, spec.weights, head_of(model, task.data.classes))
                 model.load_state_dict(state)
@@ -147,15 +148,25 @@ def add_models(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> str |
             task.head = "" if task.data.context is not None else head_of(task.model, task.data.classes) + "."
         for other in tasks[1:]:
             _tie(tasks[0], other)
-    _add_adapters(spec, tasks)
     return loaded
 
 
-def _add_adapters(spec: PairSpec, tasks: Sequence[Task]) -> None:
-    settings = adapter_settings(spec.adapter)
+def add_adapters(spec: PairSpec, tasks: Sequence[Task]) -> None:
+    """Add the adapters that children train; the frozen base then has the type `spec.held_dtype`, rounded once.
+
+    `Task.base` keeps the type of the trial, with the values of the held base.
+
+    Raises:
+        ValueError: The package peft is not installed, the targets do not fit, or tasks have heads of their own.
+    """
+    settings, held = adapter_settings(spec.adapter), getattr(torch, spec.held_dtype)
     for task in tasks if settings else ():
         if task.head:
             raise ValueError("adapter must be empty where tasks have heads of their own, which it would freeze")
+        if spec.held_dtype != spec.dtype:
+            hold(task.model, held)
+            names = dict(task.model.named_parameters(remove_duplicate=False))
+            task.base = {k: widen(v.to(held)) if k in names else v for k, v in task.base.items()}
         task.adapted = adapt(task.model, settings, stream(spec.base_digest, "adapter"), task.data.classes)
 
 

@@ -192,14 +192,14 @@ class _Stack(Members):
             return functional_call(self.model, (parameters, self.buffers), (x,))
 
     def losses(self, x: Tensor, y: Tensor) -> Tensor:
-        logits = self.forward(self.named, x)
+        logits = self.forward(self.named, x).to(self.parameters[0].dtype)
         flat = cross_entropy(*by_label(logits.flatten(0, 1), y.flatten(0, 1)), reduction="none")
         return flat.reshape(len(y), -1).mean(1)
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
         self.model.eval()
-        out = self.forward_shared(self.named, x)
+        out = self.forward_shared(self.named, x).to(self.parameters[0].dtype)
         self.model.train()
         return out
 

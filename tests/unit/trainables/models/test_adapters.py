@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainables.models.adapters import adapt
 from trainables.models.registry import build
+from trainables.models.tensors import hold
 from trainables.spec import adapter_settings
 from trainables.tasks.tasks import trained_names
 
@@ -81,6 +82,24 @@ def test_the_seed_and_the_targets_decide() -> None:
     assert not torch.equal(one.factors[key], other.factors[key])
     assert list(make(1, targets=["c_attn"]).transposed) == [f"transformer.h.{i}.attn.c_attn" for i in (0, 1)]
     assert list(make(1, targets=["h.1.mlp.c_fc"]).transposed) == ["transformer.h.1.mlp.c_fc"]
+
+
+def test_a_base_of_half_precision_has_the_factors_of_a_full_one() -> None:
+    model, settings = gpt(), adapter_settings({"kind": "lora", "r": 4})
+    full = adapt(copy.deepcopy(model), settings, 3, 64)
+    held = hold(copy.deepcopy(model), torch.bfloat16)
+    half = adapt(held, settings, 3, 64)
+    assert all(torch.equal(v, half.factors[k]) for k, v in full.factors.items())
+    weights = randomise(half.start(held.state_dict()))
+    rounded = {k: v.bfloat16().float() for k, v in model.state_dict().items()}
+    expected = full.fold({k: weights[k] if "lora_" in k else v for k, v in full.start(rounded).items()})
+    folded = half.fold(weights)
+    assert all(torch.equal(v, expected[k]) for k, v in folded.items())
+    half.module.load_state_dict(weights)
+    full.module.load_state_dict(weights)
+    with torch.no_grad():
+        difference = (half.module.eval()(TOKENS).float() - full.module.eval()(TOKENS)).abs().max()
+    assert 0 < difference < 0.05
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Peak memory and time of merges of model folders with random weights, and the output loaded back by transformers.
 
-Usage: python tests/bench/bench_merge.py --folder DIR [--layers 16]
+Usage: python tests/bench/bench_folders.py --folder DIR [--layers 16]
 
 The models have the shapes of a Llama with 1.24 billion parameters (16 layers, tied embeddings), in bfloat16: 2.5 GB
 each. DIR needs 10 GB. Models that it holds already are used, and stay; the bench removes those that it makes.

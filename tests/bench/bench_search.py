@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -61,12 +62,14 @@ CONTESTANTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def answer(root: Path, space: str, objective: str, name: str, seed: int, trials: int) -> dict[str, Any]:
+def answer(
+    root: Path, space: str, objective: str, name: str, seed: int, trials: int, data: str | None
+) -> dict[str, Any]:
     """Run one sweep, unless it is finished, and return its recommendation and its seconds."""
     run = root / f"{space}-{objective}-{name}-{seed}"
     started = time.perf_counter()
     given = {"space": space, "objective": objective, "seed": seed, "trials": trials, "runner": "inline"}
-    spec = SweepSpec(out=str(run), **given, **CONTESTANTS[name])
+    spec = SweepSpec(out=str(run), data=data, **given, **CONTESTANTS[name])
     sweeper.run(spec)  # a finished sweep returns at once
     seconds = time.perf_counter() - started
     rows, stored = read_trials(run), stored_spec(run)
@@ -76,10 +79,12 @@ def answer(root: Path, space: str, objective: str, name: str, seed: int, trials:
     return {"seconds": seconds, "spec": winner["spec"], "confirmed": bool(winner["confirmed"]), "trials": len(rows)}
 
 
-def rerun(text: str, fresh: int) -> dict[str, Any]:
+def rerun(text: str, fresh: int, data: str | None) -> dict[str, Any]:
     """Return the scores of fresh pairs of a configuration, by column; a pair that breaks counts as collapsed."""
     spec = PairSpec.from_json(text)
-    outputs = run_pairs([replace(spec, stack=1, repeat=FRESH + i) for i in range(fresh)], Runtime(measure=0))
+    outputs = run_pairs(
+        [replace(spec, stack=1, repeat=FRESH + i) for i in range(fresh)], Runtime(data_root=data, measure=0)
+    )
     rows = [o.result.to_row() for o in outputs]
     values = {c: [COLLAPSED[c] if r[c] is None else r[c] for r in rows] for c in SCORES}
     noise = NOISE["paper"].predict({k: getattr(spec, k) for k in KNOBS})
@@ -96,6 +101,7 @@ def main() -> None:
     parser.add_argument("--space", default="digits_label_noise", help="default: %(default)s")
     parser.add_argument("--objective", default="gain_mean", choices=COLUMNS, help="default: %(default)s")
     parser.add_argument("--fresh", type=int, default=8, help="fresh pairs of an answer (default: %(default)s)")
+    parser.add_argument("--data", default=os.environ.get("SWEEPER_DATA"), help="data root (default: SWEEPER_DATA)")
     parser.add_argument("--report", action="store_true", help="print the table of all answers in --root")
     args = parser.parse_args()
     if not args.report:
@@ -105,8 +111,8 @@ def main() -> None:
                 file = args.root / f"{args.space}-{args.objective}-{name}-{seed}.json"
                 if file.exists():
                     continue
-                found = answer(args.root, args.space, args.objective, name, seed, args.trials)
-                found |= rerun(found["spec"], args.fresh)
+                found = answer(args.root, args.space, args.objective, name, seed, args.trials, args.data)
+                found |= rerun(found["spec"], args.fresh, args.data)
                 file.write_text(json.dumps(found))
                 print(f"{file.stem}: {found['seconds']:.0f} s", file=sys.stderr, flush=True)
     report(read_answers(args.root))

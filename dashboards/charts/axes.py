@@ -83,8 +83,13 @@ def make_log_axis(values: Sequence[float], title: str, most: int = 8, letters: i
         "range": [math.log10(low), math.log10(high)],
         "tickvals": ticks,
         "ticktext": texts,
-        "title": {"text": title},
+        "title": {"text": _break_before_unit(title)},
     }
+
+
+def _break_before_unit(title: str) -> str:
+    # a phone has room for some 30 letters
+    return title if len(title) <= 30 else title.replace(" [", "<br>[")
 
 
 @dataclass(frozen=True)

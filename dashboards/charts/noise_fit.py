@@ -24,7 +24,7 @@ from dashboards.charts.chart import (
     thin_points,
     write_caption,
 )
-from dashboards.charts.theme import BLUE, GREEN, GREY, ORANGE, VERMILLION, fade
+from dashboards.charts.theme import BLUE, GREEN, GREY, ORANGE, PINK, VERMILLION, fade
 from dashboards.data.configurations import ConfigPoint
 from sweeper.search.objectives import SPLIT_WORDS
 
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 DRAWN = 1500
 """Maximum number of drawn configurations."""
+_MAP_ALONE = (
+    "The fit rests on the map, whose knobs no result chose. The search tunes the other knobs, so its points lie beyond "
+    "the fit."
+)
 
 
 def find_support(grid: Sequence[float], places: Sequence[float]) -> list[bool]:
@@ -128,7 +132,8 @@ def label_above(figure: go.Figure, place: float, grid: Sequence[float], text: st
     low, high = math.log10(grid[0]), math.log10(grid[-1])
     at = math.log10(place)
     share = 0.5 if high <= low else (at - low) / (high - low)
-    anchor = "left" if share < 0.3 else "right" if share > 0.7 else "center"
+    # left of the frame there is room for the text, right of it there is none
+    anchor = "left" if share < 0.1 else "right" if share > 0.55 else "center"
     look = {"yref": "paper", "yanchor": "bottom", "showarrow": False, "font": {"size": 12.5}, "borderpad": 1}
     figure.add_annotation(x=at, y=1.0, text=text, xanchor=anchor, **look)
     figure.update_layout(margin={"t": 46}, showlegend=False)
@@ -144,6 +149,19 @@ def _make_trace(name: str, group: Sequence[ConfigPoint], column: str, marker: di
         marker=marker,
         error_y=make_error_bars(estimates, marker["color"]),
     )
+
+
+def _divide(
+    points: Sequence[ConfigPoint], split: str, apart: bool
+) -> list[tuple[str, str, str, Sequence[ConfigPoint]]]:
+    """Return name, colour, symbol and points of each trace; those that no design chose are apart if asked."""
+    if not apart:
+        return [(split, BLUE, "circle", points)]
+    tuned = [p for p in points if not p.designed]
+    return [
+        (f"{split}, map", BLUE, "circle", [p for p in points if p.designed]),
+        (f"{split}, search", PINK, "square", tuned),
+    ]
 
 
 def draw_noise_fit(
@@ -173,8 +191,10 @@ def draw_noise_fit(
         test = sort_points(drawn, measure.test_column, view).inside
         hollow = {"size": 7, "color": ORANGE, "symbol": "circle-open"}
         figure.add_trace(_make_trace("test", test, measure.test_column, hollow))
-    full = {"size": 8, "color": BLUE, "line": {"width": 0.6, "color": GREY}}
-    figure.add_trace(_make_trace(split, fitted.inside, measure.column, full))
+    apart = regime is not None and not regime.adaptive and any(p.designed != points[0].designed for p in points)
+    for name, colour, symbol, group in _divide(fitted.inside, split, apart):
+        full = {"size": 8, "color": colour, "symbol": symbol, "line": {"width": 0.6, "color": GREY}}
+        figure.add_trace(_make_trace(name, group, measure.column, full))
     for trace in make_edge_traces(fitted, measure.column, view, lambda p: p.noise):
         figure.add_trace(trace)
     placed = [p.noise for p in points if p.noise] + list(regime.grid if regime is not None else ())
@@ -185,10 +205,13 @@ def draw_noise_fit(
     if measure.anchor == 0.0:
         figure.add_hline(y=0, line={"color": GREY, "width": 1}, layer="below")
     every = sort_points(points, measure.column, view)
-    text = f"● {split}" + (", ○ test" if measure.column != measure.test_column else "")
+    text = f"● {split}" + (" of the map, ■ of pilots, search and fresh pairs" if apart else "")
+    text += ", ○ test" if measure.column != measure.test_column else ""
     if regime is not None and len(regime.grid) > 1:
         text += "; line: fit with its 90 % band, dotted where no data lie"
     text = " ".join(filter(None, (f"{text}.", write_caption(every, view), notice)))
     if regime is not None and regime.floor is not None and every.clipped:
         text += f" The fit counts values worse than {shorten(regime.floor)} as {shorten(regime.floor)}."
+    if apart:
+        text += f" {_MAP_ALONE}"
     return Chart(measure.key, title, text, finish(figure))

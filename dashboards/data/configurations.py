@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sweeper.analysis.observations import find_ineligible
-from sweeper.analysis.stages.designed import EXTEND
+from sweeper.analysis.stages.designed import EXTEND, is_designed
 from sweeper.analysis.trial_counts import COUNTED, count_trials
 from sweeper.formatting import add_unit
 from sweeper.search.objectives import OBJECTIVES
@@ -78,6 +78,7 @@ class ConfigPoint:
         values: Column -> estimate over the `ok` repeats, without columns that have no finite value.
         chosen: Name, coefficient and window of the merge that validation chose, per `ok` repeat with a choice.
         can_win: Whether it may win, see `sweeper.analysis.observations.find_ineligible`.
+        designed: Whether no result chose its settings, see `sweeper.analysis.stages.designed.is_designed`.
     """
 
     config: str
@@ -91,6 +92,7 @@ class ConfigPoint:
     values: Mapping[str, Estimate]
     chosen: tuple[tuple[str, float | None, int | None], ...] = ()
     can_win: bool = True
+    designed: bool = True
 
     @property
     def ok(self) -> bool:
@@ -227,7 +229,7 @@ def group_configurations(
             if n:
                 values[g][column] = Estimate(float(mean), float(error) if n > 1 else None, int(n))
     choice = ["chosen_merge", "chosen_coefficient", "chosen_window"]
-    rows = trials.select(["digest", "number", "outcome", "outcome_detail", *choice])
+    rows = trials.select(["digest", "number", "outcome", "outcome_detail", *choice, "sampler", "stage"])
     records = list(zip(*(c.to_pylist() for c in rows.columns), strict=True))
     members: list[list[int]] = [[] for _ in size]
     for i, g in enumerate(groups.of_row.tolist()):
@@ -250,8 +252,9 @@ def group_configurations(
                 outcomes=dict(outcomes),
                 detail=str(records[first][3] or ""),
                 values=values[g],
-                chosen=tuple(r[4:] for r in ok if r[4]),
+                chosen=tuple(r[4:7] for r in ok if r[4]),
                 can_win=bool(ok) and groups.configs[g] not in ineligible,
+                designed=all(is_designed(*records[i][7:]) for i in members[g]),
             )
         )
     return points

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dashboards.charts.axes import shorten
 from sweeper.analysis.recommend import Recommendation
 from sweeper.analysis.settings.settings import Estimate, Settings, format_estimate, render
 from sweeper.formatting import name_knob, pluralize
 from sweeper.search.objectives import OBJECTIVES
+
+if TYPE_CHECKING:
+    from sweeper.analysis.regime import Regime
 
 _NAMES = {"augmentation_strength": "augmentation"}
 
@@ -61,16 +64,29 @@ class SettingsCard:
     chosen: int
 
 
-def make_settings_card(found: Sequence[Settings]) -> SettingsCard | None:
-    """Return the card of whole settings: the first one is shown, the others follow by batch size; None without any."""
+def make_settings_card(found: Sequence[Settings], fit: Regime | None = None) -> SettingsCard | None:
+    """Return the card of whole settings: the first one is shown, the others follow by batch size; None without any.
+
+    Args:
+        found: The settings.
+        fit: The fit whose interval of the best noise the page shows.
+    """
     if not found:
         return None
     sizes = {s.spec.batch_size: s for s in reversed(found)}
-    choices = [_make_whole_choice(s, best=s is found[0] and not s.fixed) for _, s in sorted(sizes.items())]
+    choices = [_make_whole_choice(s, s is found[0] and not s.fixed, fit) for _, s in sorted(sizes.items())]
     return SettingsCard(tuple(choices), sorted(sizes).index(found[0].spec.batch_size))
 
 
-def _make_whole_choice(s: Settings, best: bool) -> SettingsChoice:
+def _place_noise(s: Settings, fit: Regime | None) -> str:
+    """Return where the noise of the settings lies beside the interval of the best noise; empty if unknown."""
+    if s.noise is None or fit is None or fit.noise != s.noise_name or fit.low is None or fit.high is None:
+        return ""
+    where = "within" if fit.low <= s.noise <= fit.high else "outside"
+    return f"{where} {shorten(fit.low)} to {shorten(fit.high)}"
+
+
+def _make_whole_choice(s: Settings, best: bool, fit: Regime | None) -> SettingsChoice:
     facts: list[Fact] = []
     for name, value in s.params.items():
         if name == "batch_size":
@@ -86,7 +102,7 @@ def _make_whole_choice(s: Settings, best: bool) -> SettingsChoice:
             )
         )
     if s.noise is not None:
-        facts.append(Fact("noise of these", shorten(s.noise)))
+        facts.append(Fact("noise of these", shorten(s.noise), _place_noise(s, fit)))
     note = " ".join(f"{n[:1].upper()}{n[1:].rstrip('.')}." for n in s.notes) or "Within the tried range."
     size = s.spec.batch_size
     label = f"{size} (best)" if best else str(size)

@@ -44,7 +44,7 @@ def make_card(
     refused = bool(selection.batch_size) and bool(trouble)
     if question is not None and judgement is not None and judgement.settings and not refused:
         whole, trouble = _advise_whole(run, question, judgement, selection)
-        card = make_settings_card(whole)
+        card = make_settings_card(whole, fit)
     return advice, card, trouble
 
 

@@ -19,7 +19,14 @@ from dashboards.text.comparison import compare_runs, make_comparison_table
 from dashboards.views import choices
 from dashboards.views.advice import make_card
 from dashboards.views.choices import Choice
-from dashboards.views.parents import BestScores, draw_scores, make_scores_table, make_tiles, read_scores
+from dashboards.views.parents import (
+    BestScores,
+    describe_source,
+    draw_scores,
+    make_scores_table,
+    make_tiles,
+    read_scores,
+)
 from dashboards.views.section import Control, Hero, Section, TableCard, Tile, View
 from dashboards.views.verdicts import Judgement, ask
 from sweeper.analysis.best import choose_winner
@@ -33,7 +40,6 @@ from sweeper.analysis.scorecard.checks import list_checks
 from sweeper.analysis.trial_counts import count_warnings, format_lines
 from sweeper.formatting import add_unit, pluralize
 from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
-from sweeper.search.stages import SEARCH
 from trainables.noise import NOISE
 
 if TYPE_CHECKING:
@@ -45,10 +51,6 @@ QUICK = 1200
 BEST_SHOWN = 5
 DRAWN = 250
 """Maximum number of configurations in the figure; the tab on the collapse draws all."""
-MAP_ALONE = (
-    "The fit rests on the map alone, whose knobs no result chose. Points of the search lie beyond it, since the search "
-    "tunes the other knobs, too."
-)
 
 
 def choose_question(run: Run, selection: Selection) -> tuple[str, str, str] | None:
@@ -115,10 +117,7 @@ def _make_badge(judgement: Judgement | None, fit: Regime | None) -> Badge:
 def _make_scores_card(scores: BestScores | None) -> TableCard | None:
     if scores is None:
         return None
-    words = f"Trial {scores.digest}" + (f": {scores.merge}" if scores.merge else "")
-    if scores.pairs:
-        words = f"Means of {pluralize(scores.pairs, 'fresh pair')} that chose nothing"
-    return TableCard("scores", "The best merge", f"{words}.", make_scores_table(scores))
+    return TableCard("scores", "The best merge", _format_sentence(describe_source(scores)), make_scores_table(scores))
 
 
 @cache_by_content
@@ -168,7 +167,6 @@ def _draw_noise_fit(run: Run, chosen: Choice, question: tuple[str, str, str], fi
     points = choices.group_points(run, noise, _list_columns(measure))
     if not any(p.noise for p in points):
         return None
-    stages = set(run.tables["trials"]["stage"].to_pylist())
     stride = -(-len(points) // DRAWN)
     drawn = draw_noise_fit(
         points[::stride], measure, chosen.noise_label, f"{make_heading(measure.label)} against the noise", fit
@@ -176,8 +174,6 @@ def _draw_noise_fit(run: Run, chosen: Choice, question: tuple[str, str, str], fi
     if stride > 1:
         few = f"Drawn: one configuration in {stride}, {len(points[::stride]):,} of {len(points):,}."
         drawn = replace(drawn, caption=f"{few} {drawn.caption}")
-    if fit is not None and not fit.adaptive and SEARCH in stages:
-        drawn = replace(drawn, caption=f"{drawn.caption} {MAP_ALONE}")
     return drawn
 
 

@@ -75,6 +75,8 @@ def read_scores(best: Mapping[str, Any] | None) -> BestScores | None:
     def score(who: str, what: str) -> float | None:
         # the scores of the best of several pairs would be those of the luckiest
         known = means.get(f"{who}_{what}")
+        if who == "chosen" and means:  # every fresh pair chose a merge of its own
+            return None
         return known["mean"] if known else to_finite(best[f"{who}_{what}_test"])
 
     names = name_models(best)
@@ -88,6 +90,14 @@ def read_scores(best: Mapping[str, Any] | None) -> BestScores | None:
         bytes_per_token=to_finite(best.get("bytes_per_token")),
         names=names,
     )
+
+
+def describe_source(best: BestScores) -> str:
+    """Return which pairs the scores are of."""
+    if best.pairs:
+        return f"means of {pluralize(best.pairs, 'fresh pair')} that chose nothing"
+    source = f"trial {best.digest}" + (f": {best.merge}, chosen on validation" if best.merge else "")
+    return source + (f", the best of {pluralize(best.repeats, 'repeat')}" if best.repeats > 1 else "")
 
 
 def make_tiles(best: BestScores | None) -> tuple[Tile, ...]:
@@ -110,8 +120,7 @@ def make_tiles(best: BestScores | None) -> tuple[Tile, ...]:
 def make_scores_table(best: BestScores) -> TextTable:
     """Return test loss and accuracy of the merge, the mean parent and the ensemble, one row each."""
     rows: list[tuple[Cell, ...]] = []
-    # fresh pairs chose merges of their own, so that theirs is linear ½
-    chosen = not best.pairs and any(s.get("chosen") is not None for s in (best.loss, best.accuracy))
+    chosen = any(s.get("chosen") is not None for s in (best.loss, best.accuracy))
     models: dict[str, tuple[str, tuple[str, ...]]] = {
         "merged": (best.merge if chosen else best.names["merged"], ("chosen" if chosen else "merged",)),
         "parents": ("mean of both parents", best.children),
@@ -166,7 +175,5 @@ def draw_scores(best: BestScores) -> Chart:
     measured = {who for scores in (best.loss, best.accuracy) for who, value in scores.items() if value is not None}
     order = [label for who, label in best.names.items() if who in measured][::-1]
     figure.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.5, len(order) - 0.35], ticklen=0)
-    caption = f"Trial {best.digest}" + (f": {best.merge}, chosen on validation" if best.merge else "")
-    caption += f", the best of {pluralize(best.repeats, 'repeat')}" if best.repeats > 1 else ""
-    text = f"{caption}; test scores."
+    text = f"Test scores, {describe_source(best)}."
     return Chart("parents", "The best merge beside its parents", text, finish(figure), wide=True, folded=True)

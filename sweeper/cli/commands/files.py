@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.summary import check_shown_noise, find_space
@@ -78,6 +78,7 @@ def _write_table(args: Arguments) -> tuple[dict[str, Any], str]:
     from sweeper.storage.tables import read, read_trials
 
     name, kind = args.table or "trials", args.format or "csv"
+    _check_suffix(args.out, kind)
     if args.noise:
         raise SpecError("--noise works with --html, --png and --svg only; a table has every noise")
     table = read_trials(args.dir) if name == "trials" else read(args.dir, name)
@@ -97,6 +98,14 @@ def _write_table(args: Arguments) -> tuple[dict[str, Any], str]:
     shown = place.local / file if place.local else f"{place.text}/{file}"
     written = str(shown.absolute() if isinstance(shown, Path) else shown)
     return {"file": written, "rows": table.num_rows}, f"{pluralize(table.num_rows, 'row')} in {shown}"
+
+
+def _check_suffix(out: str | None, kind: str) -> None:
+    suffix = PurePath(out or "").suffix[1:].lower()
+    if suffix in ("html", "png", "svg"):
+        raise SpecError(f"--out is for a table, got {out}: --{suffix} writes the page or its figures")
+    if suffix in ("csv", "parquet") and suffix != kind:
+        raise SpecError(f"--out {out} holds {kind}: add --format {suffix}, or name a .{kind} file")
 
 
 def _write_events(args: Arguments, spec: SweepSpec) -> tuple[dict[str, Any], str]:

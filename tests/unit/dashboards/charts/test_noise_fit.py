@@ -67,6 +67,20 @@ def test_the_fit_its_optimum_and_interval_are_drawn(trials, points):
     assert len(band["x"]) == len(band["y"]) > len(regime.grid)
 
 
+def test_points_that_results_chose_look_different_beside_a_fit_of_the_map(trials, points):
+    regime = replace(fit_regime(trials, "gain_mean", "paper"), adaptive=False)
+    mixed = [replace(p, designed=i % 3 > 0) for i, p in enumerate(points)]
+    chart = draw_noise_fit(mixed, GAIN, LABEL, "title", regime)
+    traces = _traces(chart)
+    designed = [float(f"{p.noise:.6g}") for p in mixed if p.designed and GAIN.column in p.values]
+    assert traces["validation, search"]["marker"]["symbol"] == "square"
+    assert set(traces["validation, map"]["x"]) <= set(designed)
+    assert not set(traces["validation, search"]["x"]) & set(designed)
+    assert "■ of pilots, search and fresh pairs" in chart.caption
+    assert chart.caption.endswith("so its points lie beyond the fit.")
+    assert "validation" in _traces(draw_noise_fit(points, GAIN, LABEL, "title", regime))
+
+
 def test_where_no_data_lie_the_curve_is_faint_and_has_no_band(trials, points):
     regime = fit_regime(trials, "gain_mean", "paper")
     middle = math.sqrt(regime.grid[0] * regime.grid[-1])

@@ -41,6 +41,15 @@ def test_every_configuration_is_one_point_with_its_own_noise_and_score(trials):
             assert point.values == {}
 
 
+def test_a_point_knows_whether_a_result_chose_its_settings(trials):
+    stages = pa.array(["pilot", "map", "search", "choose", "report", None] * 10, pa.string())
+    staged = trials.set_column(trials.schema.get_field_index("stage"), "stage", stages)
+    noise = pa.array(["noise"] * 60, pa.string())
+    staged = staged.set_column(staged.schema.get_field_index("sampler"), "sampler", noise)
+    points = group_configurations(staged, "paper", [GAIN])
+    assert [p.designed for p in points] == [stage == "map" for stage in stages.to_pylist()]
+
+
 def test_repeats_are_averaged_over_the_ok_ones(tmp_path):
     trials = read_trials(write_sweep(tmp_path / "run", trials=1, repeats=3))
     scores = trials.column(GAIN).to_pylist()

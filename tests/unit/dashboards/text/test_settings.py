@@ -1,10 +1,13 @@
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from dashboards.text.settings import make_noise_card, make_settings_card
 from search_spaces import load
 from sweeper.analysis.recommend import Recommendation
+from sweeper.analysis.regime import Regime
 from sweeper.analysis.settings.settings import Confirmation, Estimate, Settings, render
 from sweeper.config.spec import SweepSpec
 
@@ -48,6 +51,16 @@ def test_whole_settings_come_by_batch_size_and_the_best_is_shown_first() -> None
     assert shown.code == render(best, "torch").rstrip()
     assert shown.expected == "Expect loss gain 0.05 ± 0.004 nat, merged accuracy 95.7 ± 1.0 % (predicted)."
     assert (shown.note, shown.warns) == ("Within the tried range.", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "noise", "more"),
+    [("paper", 0.0039, "within 0.002 to 0.008"), ("paper", 0.01, "outside 0.002 to 0.008"), ("sde", 0.0039, "")],
+)
+def test_the_noise_of_the_settings_stands_beside_the_interval(name: str, noise: float, more: str) -> None:
+    fit = cast(Regime, SimpleNamespace(noise=name, low=0.002, high=0.008))
+    card = make_settings_card([settings(noise=noise)], fit)
+    assert {f.name: f.more for f in card.choices[0].facts}["noise of these"] == more
 
 
 def test_fresh_pairs_replace_the_prediction() -> None:

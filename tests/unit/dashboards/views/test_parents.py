@@ -29,3 +29,13 @@ def test_a_confirmed_winner_shows_the_means_of_its_fresh_pairs() -> None:
     assert confirmed is not None
     assert (single.pairs, single.loss["merged"]) == (0, 0.9)
     assert (confirmed.pairs, confirmed.loss["merged"], confirmed.accuracy["a"]) == (3, 0.5, 0.5)
+    # page, tiles and figure show one number, although the single trial chose a merge of its own
+    chosen = read_scores(
+        {**row, "chosen_merge": "ties", "chosen_coefficient": 0.5, "confirmed": {"pairs": 3, "scores": scores}}
+    )
+    assert chosen is not None
+    assert [tile.value for tile in make_tiles(chosen)] == ["0.5", "50.0 %"]
+    assert [cell.text for cell in make_scores_table(chosen).rows[0]] == ["merged", "0.5", "50.0 %"]
+    chart = draw_scores(chosen)
+    assert set(chart.figure.data[0].x) == {0.5}
+    assert chart.caption == "Test scores, means of 3 fresh pairs that chose nothing."

@@ -42,6 +42,7 @@ def draw_models(model: Surrogate, rng: np.random.Generator) -> list[Surrogate]:
     trained = NoiseKernel(np.array(model.kernel.theta), prior, nominal, np.ones(len(model.trained.y_train_)))
     walker = regression(trained, np.asarray(model.trained.X_train_), np.asarray(model.trained.y_train_))
     near, kernel = _find_distances(own), _kernel_of(walker)
+    kernel.keep_differences(np.asarray(walker.X_train_))
 
     def density(at: Array) -> float:
         kernel.spread = np.exp(-at[-1] * near)

@@ -114,6 +114,37 @@ class Region:
         return {knob.name: values[knob.name] for knob, acts in zip(space.knobs, active, strict=True) if acts}
 
 
+@dataclass(frozen=True)
+class _Start:
+    """Candidates that all regions of a model share, and the state of the generator after them.
+
+    Attributes:
+        filling: Coordinates that fill the space.
+        levels: Promising refined log noises; None if no noise varies.
+        spread: Coordinates to move to these levels.
+        near: Neighbours of the best pairs.
+        state: State of the generator.
+    """
+
+    filling: Array
+    levels: Array | None
+    spread: Array
+    near: Array
+    state: Mapping[str, Any]
+
+
+def _draw_start(model: SweepModel, seed: int) -> _Start:
+    space, main, rng = model.space, model.first.fit.model, np.random.default_rng([seed, 0xBE57])
+    filling = sobol(_FILLING, len(space.knobs), rng)
+    draws = model.first.fit.draw_best(model.first.models, rng)
+    levels, spread = None, np.zeros((0, len(space.knobs)))
+    if draws is not None:
+        levels = np.quantile(draws.refined, np.linspace(0.05, 0.95, _LEVELS))
+        spread = sobol(_LEVELS * _EACH, len(space.knobs), rng)
+    near = draw_neighbours(space, find_best_points(main, 5), main, rng, _NEAR)
+    return _Start(filling, levels, spread, near, rng.bit_generator.state)
+
+
 def risk(model: SweepModel, unit: Array) -> Array:
     """Return posterior mean plus `CAUTION` sds of the first score, transformed, smaller is better, shape (n,)."""
     mean, sd = model.first.predict(unit)
@@ -129,16 +160,17 @@ def optimise_settings(region: Region, seed: int = 0) -> Array:
     Raises:
         SpecError: The region is empty.
     """
-    model, rng = region.model, np.random.default_rng([seed, 0xBE57])
+    model = region.model
     space, main = model.space, model.first.fit.model
     with one_thread():
-        parts = [np.clip(model.good, 0.0, 1.0), sobol(_FILLING, len(space.knobs), rng)]
-        draws = model.first.fit.draw_best(model.first.models, rng)
-        if draws is not None:
-            levels = np.quantile(draws.refined, np.linspace(0.05, 0.95, _LEVELS))
-            placed = region.place(sobol(_LEVELS * _EACH, len(space.knobs), rng))
-            parts.append(space.solve(placed, np.resize(levels, len(placed)), main.theta.tilt)[0])
-        parts.append(draw_neighbours(space, find_best_points(main, 5), main, rng, _NEAR))
+        start = model.share("start", seed, _draw_start)
+        rng = np.random.default_rng()
+        rng.bit_generator.state = start.state
+        parts = [np.clip(model.good, 0.0, 1.0), start.filling]
+        if start.levels is not None:
+            placed = region.place(start.spread)
+            parts.append(space.solve(placed, np.resize(start.levels, len(placed)), main.theta.tilt)[0])
+        parts.append(start.near)
         unit = _keep(region, np.concatenate(parts))
         if not len(unit):
             raise SpecError(_explain_empty(region))

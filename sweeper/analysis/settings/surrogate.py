@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from trainables.spec import PairSpec
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,17 @@ class SweepModel:
     seen: Observations
     good: Array
     limits: Sequence[Surrogate]
-    _exponents: dict[int, TiltFit | None] = field(default_factory=dict[int, Any], repr=False, compare=False)
+    _shared: dict[tuple[str, int], Any] = field(default_factory=dict[tuple[str, int], Any], repr=False, compare=False)
+
+    def share(self, name: str, seed: int, make: Callable[[SweepModel, int], T]) -> T:
+        """Return `make(self, seed)`, made once per name and seed: all batch sizes share it."""
+        if (name, seed) not in self._shared:
+            self._shared[name, seed] = make(self, seed)
+        return self._shared[name, seed]
 
     def fit_exponents(self, seed: int) -> TiltFit | None:
         """Return the single-index exponents of the pairs, fitted once per seed; None for too few configurations."""
-        if seed not in self._exponents:  # hundreds of bootstrap fits, the same for every batch size
-            self._exponents[seed] = fit_tilts(self.space, self.seen, self.first.fit.model.theta.tilt, seed)
-        return self._exponents[seed]
+        return self.share("exponents", seed, _fit_exponents)  # hundreds of bootstrap fits
 
     @property
     def first(self) -> ScoreModel:
@@ -103,6 +108,10 @@ class SweepModel:
         for limit in self.limits:
             mask &= limit.predict(points)[0] <= 0
         return mask
+
+
+def _fit_exponents(model: SweepModel, seed: int) -> TiltFit | None:
+    return fit_tilts(model.space, model.seen, model.first.fit.model.theta.tilt, seed)
 
 
 def fit_scores(

@@ -178,7 +178,9 @@ class NoiseKernel(Kernel):
     def rest(self, X: Array, Y: Array) -> Array:
         """Return the covariance of s + g between two sets of rows, shape (n, m)."""
         t, d = self.values, len(self.nominal)
-        scaled = np.tensordot(1.0 / t.lengths**2, squared_differences(X[:, -d:], Y[:, -d:], self.nominal), axes=1)
+        same = Y is X and self._seen is not None and self._seen[0] is X
+        gaps = self._gaps(X)[0] if same else squared_differences(X[:, -d:], Y[:, -d:], self.nominal)
+        scaled = np.tensordot(1.0 / t.lengths**2, gaps, axes=1)
         if not self.prior.additive:
             scaled += ((self.phi(X)[:, None] - self.phi(Y)[None, :]) / t.length) ** 2
         out = t.residual**2 * matern(np.sqrt(scaled))[0]
@@ -207,6 +209,10 @@ class NoiseKernel(Kernel):
         """Return the prior variance of c + f + s + g at each row, shape (n,)."""
         t, p = self.values, self.prior
         return np.full(len(X), 1.0 + t.residual**2 + p.has_noise * t.amplitude**2 + p.has_step * t.step_amplitude**2)
+
+    def keep_differences(self, X: Array) -> None:
+        """Keep the differences between these rows, for many covariances of the same rows."""
+        self._gaps(X)
 
     def _gaps(self, X: Array) -> tuple[Array, Array]:
         # cached, since the training rows stay the same during an optimization

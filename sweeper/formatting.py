@@ -121,6 +121,11 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
+def at_share(share: float | None) -> str:
+    """Return ` at F of the budget`, for scores of trials with a share of the training budget; empty for None."""
+    return "" if share is None else f" at {number(share)} of the budget"
+
+
 def finite_or_none(value: Any) -> Any:
     """Return a value that JSON can hold: None for a number that is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,6 +13,7 @@ from sweeper.analysis.evidence.cells import collect, raise_tail, subsample
 from sweeper.analysis.evidence.exponents import MIN_CONFIGS
 from sweeper.analysis.evidence.linear import Basis, design_matrix, least_squares, predict_left_out
 from sweeper.analysis.evidence.ranking import list_definitions, select_common
+from sweeper.analysis.stages.designed import mark_proxy
 from sweeper.formatting import name_knob
 from sweeper.search.objectives import Objective
 from trainables.noise import NOISE
@@ -54,6 +55,8 @@ def rank_orderings(trials: pa.Table, goal: Objective) -> list[Alignment]:
         trials: The trials table.
         goal: The objective, on its split.
     """
+    short = mark_proxy(trials)
+    trials = trials if short.all() else trials.filter(pa.array(~short))
     cells = raise_tail(subsample(collect(trials, goal)))
     names = list_definitions(cells)
     common = select_common(cells, names)

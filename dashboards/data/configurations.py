@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sweeper.analysis.observations import find_ineligible
-from sweeper.analysis.stages.designed import EXTEND, is_designed
+from sweeper.analysis.stages.designed import EXTEND, is_designed, mark_proxy
 from sweeper.analysis.trial_counts import COUNTED, count_trials
 from sweeper.formatting import add_unit
 from sweeper.search.objectives import OBJECTIVES
@@ -79,6 +79,7 @@ class ConfigPoint:
         chosen: Name, coefficient and window of the merge that validation chose, per `ok` repeat with a choice.
         can_win: Whether it may win, see `sweeper.analysis.observations.find_ineligible`.
         designed: Whether no result chose its settings, see `sweeper.analysis.stages.designed.is_designed`.
+        proxy: Whether its trials had a share of the training budget.
     """
 
     config: str
@@ -93,6 +94,7 @@ class ConfigPoint:
     chosen: tuple[tuple[str, float | None, int | None], ...] = ()
     can_win: bool = True
     designed: bool = True
+    proxy: bool = False
 
     @property
     def ok(self) -> bool:
@@ -235,6 +237,7 @@ def group_configurations(
     for i, g in enumerate(groups.of_row.tolist()):
         members[g].append(i)
     ineligible = find_ineligible(trials.select(["config", "outcome"]).to_pylist()) | set(lost)
+    short = mark_proxy(trials).tolist()
     knobs = {k: read_floats(trials, k).tolist() for k in KNOBS}
     points: list[ConfigPoint] = []
     for g, scale in zip(size, groups.noises(read_floats(trials, f"noise_{noise}")).tolist(), strict=True):
@@ -253,8 +256,9 @@ def group_configurations(
                 detail=str(records[first][3] or ""),
                 values=values[g],
                 chosen=tuple(r[4:7] for r in ok if r[4]),
-                can_win=bool(ok) and groups.configs[g] not in ineligible,
+                can_win=bool(ok) and groups.configs[g] not in ineligible and not short[first],
                 designed=all(is_designed(*records[i][7:]) for i in members[g]),
+                proxy=short[first],
             )
         )
     return points

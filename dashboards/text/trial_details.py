@@ -20,7 +20,18 @@ from sweeper.analysis.trial_counts import split_warnings
 from trainables.result import TASKS, trial_columns
 from trainables.trial import IMPORTED
 
-_SHOWN = (*KNOBS, "epochs", "steps", "examples", "parameters", "device", "device_seconds", "started", "version")
+_SHOWN = (
+    *KNOBS,
+    "epochs",
+    "steps",
+    "proxy",
+    "examples",
+    "parameters",
+    "device",
+    "device_seconds",
+    "started",
+    "version",
+)
 _UNITS = {c.name: c.unit for c in trial_columns()}
 
 

@@ -37,8 +37,8 @@ from sweeper.analysis.recommend import Recommendation
 from sweeper.analysis.regime import Regime
 from sweeper.analysis.scorecard.badge import Badge, summarize_verdict
 from sweeper.analysis.scorecard.checks import list_checks
-from sweeper.analysis.trial_counts import count_warnings, format_lines
-from sweeper.formatting import add_unit, pluralize
+from sweeper.analysis.trial_counts import STAGE_COLUMNS, count_costs, count_warnings, format_lines
+from sweeper.formatting import add_unit, at_share, pluralize
 from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 from trainables.noise import NOISE
 
@@ -165,11 +165,18 @@ def _draw_noise_fit(run: Run, chosen: Choice, question: tuple[str, str, str], fi
     name, noise, split = question
     measure = choices.make_measure(run, name, split)
     points = choices.group_points(run, noise, _list_columns(measure))
+    # scores of two training budgets do not share an axis
+    short = all(p.proxy for p in points) if fit is None else fit.proxy is not None
+    points = [p for p in points if p.proxy == short]
     if not any(p.noise for p in points):
         return None
     stride = -(-len(points) // DRAWN)
     drawn = draw_noise_fit(
-        points[::stride], measure, chosen.noise_label, f"{make_heading(measure.label)} against the noise", fit
+        points[::stride],
+        measure,
+        chosen.noise_label,
+        f"{make_heading(measure.label)}{at_share(fit.proxy if fit else None)} against the noise",
+        fit,
     )
     if stride > 1:
         few = f"Drawn: one configuration in {stride}, {len(points[::stride]):,} of {len(points):,}."
@@ -276,7 +283,7 @@ def _make_cost_tiles(run: Run, counts: Overview) -> tuple[Tile, ...]:
     in_progress = len(set(run.tables["search"]["number"].to_pylist()) - set(run.tables["trials"]["number"].to_pylist()))
     if run.running and in_progress:
         outcomes += f"; {in_progress} running now"
-    spent = counts.device_seconds
+    spent, costs = counts.device_seconds, count_costs(run.tables["trials"].select(STAGE_COLUMNS).to_pylist())
     per_trial = f"{shorten(spent / counts.trials)} s per trial" if spent and counts.trials else "no trial records it"
     again = counts.tried - (counts.configs - counts.added)
     repeats = f", {again} tried again" if again > 0 else ""
@@ -286,7 +293,7 @@ def _make_cost_tiles(run: Run, counts: Overview) -> tuple[Tile, ...]:
         Tile(
             "Device time",
             "–" if spent is None else format_duration(spent),
-            per_trial if counts.trials else "no trial yet",
+            "; ".join(filter(None, (per_trial, costs.describe()))) if counts.trials else "no trial yet",
         ),
     )
 

@@ -43,7 +43,7 @@ class Standing:
 class Leaderboard:
     """Configurations by the mean of an objective over their repeats, best first; the earlier trial wins a tie.
 
-    A configuration of `find_ineligible` does not win. A `failed` trial does not count.
+    A configuration of `find_ineligible` does not win. A `failed` trial and one of a proxy do not count.
 
     Args:
         goal: The objective.
@@ -61,6 +61,8 @@ class Leaderboard:
 
     def _count(self, row: Row) -> None:
         self._ineligible |= find_ineligible([row], self._feasible)
+        if row.get("proxy"):  # its score is that of another training budget
+            return
         value = row.get(self._goal.column)
         if row["outcome"] == "ok" and value is not None and math.isfinite(value):
             number, repeat = (math.inf if (v := row.get(k)) is None else v for k in ("number", "repeat"))
@@ -101,7 +103,7 @@ def rank_configurations(trials: pa.Table, goal: Objective, lost: Collection[str]
         lost: Configurations that may not win, see `find_over_limits`.
     """
     columns = dict.fromkeys(["config", "digest", "number", "repeat", "outcome", goal.column])
-    rows = trials.select(list(columns)).to_pylist()
+    rows = trials.select([*columns, *({"proxy"} & set(trials.column_names))]).to_pylist()
     return Leaderboard(goal, rows, lambda row: row["config"] not in lost).first()
 
 

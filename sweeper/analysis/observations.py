@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from search_spaces import Space
@@ -93,6 +94,10 @@ class Observer:
         rows = [r for r in rows if r["outcome"] != Outcome.FAILED]
         if not rows:
             return None
+        observation = self._observe(rows)
+        return replace(observation, proxy=any(r.get("proxy") for r in rows))
+
+    def _observe(self, rows: Sequence[Row]) -> Observation:
         limits = measure_constraints(rows, self.spec)
         outcomes = {r["outcome"] for r in rows}
         broken = not all(r["outcome"] == Outcome.OK and is_feasible(r, self.spec) for r in rows)
@@ -131,6 +136,8 @@ def make_trial(space: Space, params: Mapping[str, Any], observation: Observation
     """
     from optuna.trial import TrialState, create_trial
 
+    from sweeper.search.noise_sampler.study_attrs import PROXY_KEY
+
     knobs = {name: space.knobs[name] for name in sort_by_conditions(space.knobs, space.conditions) if name in params}
     return create_trial(
         state=TrialState.RUNNING if observation is None else trial_state(observation),
@@ -138,6 +145,7 @@ def make_trial(space: Space, params: Mapping[str, Any], observation: Observation
         distributions=knobs,
         values=None if observation is None else trial_values(observation),
         constraints=None if observation is None else dict(observation.constraints),
+        system_attrs={PROXY_KEY: True} if observation is not None and observation.proxy else None,
     )
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,8 @@ from threadpoolctl import threadpool_limits
 from sweeper.analysis.curve.interval import trim_interval
 from sweeper.analysis.curve.knob_effects import KnobEffect, find_knob_effects
 from sweeper.analysis.curve.smoother import MAX_GROUPS, Array, average_curve, bootstrap_argmax, fit_smoother
-from sweeper.analysis.stages.designed import find_adaptive, select_designed
-from sweeper.formatting import pluralize
+from sweeper.analysis.stages.designed import find_adaptive, find_share, select_designed
+from sweeper.formatting import at_share, pluralize
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES, Objective
 from trainables.result import UNSTABLE
@@ -85,6 +85,7 @@ class Regime:
             also raises a configuration far below its neighbours in noise.
         message: One or two sentences for people.
         moved: Knobs that move the best noise, with one optimum per value; the pooled optimum is then an average.
+        proxy: Share of the training budget that the trials had; None for the full one.
     """
 
     objective: str
@@ -109,6 +110,7 @@ class Regime:
     floor: float | None
     message: str
     moved: tuple[KnobEffect, ...] = ()
+    proxy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,12 @@ def fit_regime(
         raise ValueError(f"draws must be >= 1, got {draws!r}")
     trials = select_designed(trials, noise)
     with threadpool_limits(1):  # for hundreds of small matrices further threads only wait
-        return _regime(trials, goal, {"objective": objective, "noise": noise, "unit": scale.unit}, seed, draws, by_knob)
+        names = {"objective": objective, "noise": noise, "unit": scale.unit}
+        regime = _regime(trials, goal, names, seed, draws, by_knob)
+    share = find_share(trials)
+    if share is None:
+        return regime
+    return replace(regime, proxy=share, message=f"{regime.message.rstrip('.')}; this is{at_share(share)}.")
 
 
 def _regime(

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces import Space
 from sweeper.analysis.text import format_front
-from sweeper.analysis.trial_counts import COUNTED, count_gpus, count_trials, count_warnings, format_lines
+from sweeper.analysis.trial_counts import (
+    COUNTED,
+    STAGE_COLUMNS,
+    count_costs,
+    count_gpus,
+    count_trials,
+    count_warnings,
+    format_lines,
+)
 from sweeper.client.models import BestView, Cost, Progress, RegimeView, SweepRecord
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
@@ -52,7 +60,7 @@ def count_sweep(spec: SweepSpec, trials: Any, budget: int) -> SweepRecord:
         budget: Number of proposals, see `sweeper.runner.proposers.search.count_configurations`.
     """
     rows = trials.select((*COUNTED, "device", "members", "warnings", "stage")).to_pylist()
-    counts = count_trials(rows, spec.repeats)
+    counts, costs = count_trials(rows, spec.repeats), count_costs(trials.select(STAGE_COLUMNS).to_pylist())
     seconds = ((r, s) for r in rows if (s := r["device_seconds"]) is not None and math.isfinite(s))
     gpu_seconds = math.fsum(count_gpus(r, spec.resources) * s for r, s in seconds)
     return SweepRecord(
@@ -65,7 +73,14 @@ def count_sweep(spec: SweepSpec, trials: Any, budget: int) -> SweepRecord:
             outcomes=dict(counts.outcomes),
             stage=_find_stage(rows),
         ),
-        cost=Cost(device_seconds=counts.device_seconds or 0.0, gpu_hours=gpu_seconds / 3600),
+        cost=Cost(
+            device_seconds=counts.device_seconds or 0.0,
+            gpu_hours=gpu_seconds / 3600,
+            stages=dict(costs.stages),
+            proxy=costs.proxy,
+            saved_seconds=costs.saved_by_proxy + costs.saved_by_pruning,
+            by_stage=costs.describe(),
+        ),
         warnings=tuple(format_lines(count_warnings(r["warnings"] for r in rows), len(rows))),
     )
 

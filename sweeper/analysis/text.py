@@ -93,6 +93,8 @@ def _format_interior(regime: Mapping[str, Any]) -> str:
 def format_best(record: Mapping[str, Any]) -> str:
     """Return the winner of a record with the keys `best`, `objective` and `trials` as text."""
     best = record["best"]
+    if not best and record.get("proxy_only"):
+        return "no winner yet: no trial in full has ended"
     if not best:
         return "no winner yet: no pair is viable" if record["trials"] else "no winner yet: no trial has finished"
     knobs = {
@@ -186,7 +188,7 @@ def format_record(about: Mapping[str, Any], record: SweepRecord) -> str:
         "progress": f"{done} of {pluralize(budget, 'trial') if budget else 'an unknown number of trials'}"
         + (f", {failed} failed" if failed else ""),
         "finished trials": f"{progress.trials} ({counts})" if progress.trials else counts,
-        "device time": f"{number(cost.device_seconds)} s",
+        "device time": f"{number(cost.device_seconds)} s" + (f" ({cost.by_stage})" if cost.by_stage else ""),
         "GPU time": f"{number(cost.gpu_hours)} h" if cost.gpu_hours else None,
         "wall time": f"{number(cost.wall_seconds)} s" if cost.wall_seconds else None,
         "best": f"{best.digest} {describe_winner(best)}" if best else "none yet",

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.config.resources import Resources
-from sweeper.formatting import pluralize
+from sweeper.formatting import at_share, number, pluralize
+from sweeper.search.stages import MAP, TITLES
 from sweeper.storage.schema import SEPARATOR
 
 COUNTED = ("config", "number", "outcome", "outcome_detail", "device_seconds")
@@ -69,6 +70,57 @@ def count_trials(rows: Iterable[Mapping[str, Any]], repeats: int = 1) -> TrialCo
 def count_gpus(row: Mapping[str, Any], resources: Resources) -> float:
     """Return the number of GPUs that a trial with these resources held; 0 on a CPU."""
     return resources.gpus(row.get("members") or 2) if str(row.get("device")).startswith("cuda") else 0.0
+
+
+@dataclass(frozen=True)
+class StageCosts:
+    """Device time of a sweep by stage.
+
+    Attributes:
+        stages: Stage as people call it -> device time of its trials [s]; empty without stages.
+        proxy: Share of the training budget at which the map ran; None for the full one.
+        saved_by_proxy, saved_by_pruning: Training time that was left out, by the trials' time per step [s].
+    """
+
+    stages: Mapping[str, float]
+    proxy: float | None
+    saved_by_proxy: float
+    saved_by_pruning: float
+
+    def describe(self) -> str:
+        """Return the costs in one line; empty without stages and savings."""
+        at = {TITLES[MAP]: at_share(self.proxy)}
+        parts = [f"{stage} {number(seconds)} s{at.get(stage, '')}" for stage, seconds in self.stages.items()]
+        saved = (("the proxy", self.saved_by_proxy), ("pruning", self.saved_by_pruning))
+        left_out = [f"{what} saved {number(seconds)} s of training" for what, seconds in saved if seconds > 0]
+        return "; ".join([*([", ".join(parts)] if parts else []), *left_out])
+
+
+STAGE_COLUMNS = ("stage", "proxy", "device_seconds", "seconds_train", "steps", "pruned_step")
+"""Columns that `count_costs` reads."""
+
+
+def count_costs(rows: Iterable[Mapping[str, Any]]) -> StageCosts:
+    """Return the device time of trials by stage, and what pruning and the proxy saved.
+
+    A trial of a proxy saves the rest of its training, and a pruned one its remaining steps. The scores would cost the
+    same.
+
+    Args:
+        rows: Rows of the trials table with the columns `STAGE_COLUMNS`.
+    """
+    stages: dict[str, float] = {}
+    share, short, pruned = None, 0.0, 0.0
+    for row in rows:
+        if title := TITLES.get(row["stage"] or ""):
+            stages[title] = stages.get(title, 0.0) + (row["device_seconds"] or 0.0)
+        trained = row["seconds_train"] or 0.0
+        if row["proxy"]:
+            share = row["proxy"]
+            short += trained * (1.0 / share - 1.0)
+        if row["pruned_step"] and row["steps"]:
+            pruned += trained * (row["steps"] - row["pruned_step"]) / row["pruned_step"]
+    return StageCosts(stages, share, short, pruned)
 
 
 @dataclass(frozen=True)

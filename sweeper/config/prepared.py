@@ -10,6 +10,7 @@ from search_spaces import Space, load
 from sweeper.config.points import convert_points
 from sweeper.config.space import corners, load_space, noise_constants
 from sweeper.config.spec import SweepSpec
+from sweeper.config.trials import check_proxy
 from sweeper.errors import SpecError
 from sweeper.search.noise_targets import MEASURED_USUAL, WITH_AUGMENTATION, default_noise, list_targets
 from sweeper.search.stages import DEFAULT_CONFIRM, DEFAULT_MAP
@@ -66,6 +67,7 @@ def prepare(spec: SweepSpec, find: Callable[[str], Space] = load) -> PreparedSwe
         convert_points(space, spec.enqueue)
     except ValueError as error:
         raise SpecError(str(error)) from None
+    check_proxy(spec, space, trials)
     return PreparedSweep(spec, space, trials, noise_constants(space, trials[0]))
 
 

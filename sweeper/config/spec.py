@@ -82,6 +82,15 @@ class SweepSpec(BaseModel):
         ge=0,
         le=1,
     )
+    proxy: Amount | None = option(
+        None,
+        "Share F of the training budget at which the map runs, in (0, 1); search and confirmation run in full "
+        "(default: the map runs in full, too).",
+        "search",
+        metavar="F",
+        gt=0,
+        lt=1,
+    )
     order: Literal["fixed", "free"] | None = option(
         None,
         "`fixed`: a proposal uses the results of a fixed number of earlier trials, so that the same command gives the "
@@ -281,6 +290,20 @@ class SweepSpec(BaseModel):
             raise ValueError("confirm cannot follow sampler grid, whose size the levels decide: leave confirm out")
         if self.confirm and self.further_objectives:
             raise ValueError(f"confirm needs a single objective, got {len(self.objectives)}: leave confirm out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_proxy(self) -> SweepSpec:
+        if self.proxy is None:
+            return self
+        if self.sampler != "noise":
+            raise ValueError(f"proxy needs sampler noise, which compares the budgets, got {self.sampler}")
+        if self.map == 0:
+            raise ValueError("proxy shortens the trials of the map, and map is 0: give map a share, or leave proxy out")
+        if self.further_objectives:
+            raise ValueError(f"proxy needs a single objective, got {len(self.objectives)}: leave proxy out")
+        if self.objective == "cost":
+            raise ValueError("proxy changes the cost of a trial, which is the objective: leave proxy out")
         return self
 
     @field_validator("enqueue")

@@ -226,7 +226,7 @@ class Pruner:
 
     def restore(self, rows: Iterable[Row], rungs: Iterable[Row]) -> None:
         """Learn from the trials and rungs of a run folder."""
-        trials = {row["digest"]: row for row in rows}
+        trials = {row["digest"]: row for row in rows if not row.get("proxy")}
         noises = {digest: self.noise(PairSpec.from_json(row["spec"])) for digest, row in trials.items()}
         for rung in rungs:
             if row := trials.get(rung["digest"]):

@@ -12,7 +12,7 @@ from sweeper.analysis.best import Leaderboard, find_pareto_set
 from sweeper.analysis.observations import Observer, is_feasible
 from sweeper.analysis.trial_counts import split_warnings
 from sweeper.config.prepared import PreparedSweep
-from sweeper.config.trials import build
+from sweeper.config.trials import build, measure_share
 from sweeper.errors import SpecError, StorageError
 from sweeper.formatting import pluralize
 from sweeper.runner.cost.budgets import Budgets
@@ -23,7 +23,7 @@ from sweeper.runner.pruning import Judge, Pruner, estimate_savings
 from sweeper.runner.status import QUIET, Callbacks, Status
 from sweeper.search.objectives import OBJECTIVES, Observation
 from sweeper.search.samplers import SAMPLERS
-from sweeper.search.stages import REPORT, SEARCH, plan_stages
+from sweeper.search.stages import MAPPING, REPORT, SEARCH, plan_stages
 from sweeper.storage.compaction import AUTOMATIC, compact
 from sweeper.storage.location import place_of
 from sweeper.storage.schema import SearchRow
@@ -199,7 +199,7 @@ class Session:
         return bool(self.halted)
 
     def _job(self, number: int, proposal: Proposal) -> Job:
-        spec = self._build(proposal.params)
+        spec = self._build(proposal.params, proposal.stage)
         first = self.blocks.take(spec.config, number) * self.spec.repeats
         specs = tuple(replace(spec, repeat=first + i) for i in range(self.spec.repeats))
         predicted = self._noise(spec)
@@ -219,29 +219,38 @@ class Session:
         self.status.target = predicted
         ends = thoughts.get("optimum_low"), thoughts.get("optimum_high")
         self.noise_interval = (ends[0], ends[1]) if ends[0] is not None and ends[1] is not None else None
-        return Job(number, specs, self._context(proposal.target, proposal.stage))
+        return Job(
+            number, specs, self._context(proposal.target, proposal.stage, self._proxy_share(spec, proposal.stage))
+        )
 
     def _complete(self, number: int, rows: list[Row]) -> Job:
         first = rows[0]["repeat"] - rows[0]["repeat"] % self.spec.repeats
-        spec = self._build(self._params(rows[0]))
+        stage = rows[0]["stage"]
+        spec = self._build(self._params(rows[0]), stage)
         specs = [replace(spec, repeat=first + i) for i in range(self.spec.repeats)]
         done = {r["digest"] for r in rows}
         return Job(
             number,
             tuple(s for s in specs if s.digest not in done),
-            self._context(rows[0]["noise_target"], rows[0]["stage"]),
+            self._context(rows[0]["noise_target"], stage, self._proxy_share(spec, stage)),
         )
 
-    def _build(self, params: Mapping[str, Any]) -> PairSpec:
-        return build(self.spec, self.space, params)
+    def _build(self, params: Mapping[str, Any], stage: str | None = None) -> PairSpec:
+        return build(self.spec, self.space, params, proxy=stage in MAPPING)
 
-    def _context(self, target: float | None, stage: str | None = None) -> dict[str, Any]:
+    def _proxy_share(self, trial: PairSpec, stage: str | None) -> float | None:
+        if self.spec.proxy is None or stage not in MAPPING:
+            return None
+        return measure_share(trial, self._build(self.space.params_of(trial)))
+
+    def _context(self, target: float | None, stage: str | None = None, proxy: float | None = None) -> dict[str, Any]:
         return {
             "sweep_seed": self.spec.seed,
             "space": self.space.name,
             "sampler": self.spec.sampler,
             "noise_target": target,
             "stage": stage,
+            "proxy": proxy,
         }
 
     def _noise(self, spec: PairSpec) -> float | None:

@@ -167,6 +167,7 @@ class Observation:
         pruned: Whether pruning stopped it.
         broken: Whether one of its trials has no valid result, so that it cannot win.
         collapsed: Whether the merge of one of its trials lost much against the parents, see `COLLAPSE`.
+        proxy: Whether its trials had a share of the training budget.
     """
 
     values: tuple[float, ...] | None = None
@@ -174,3 +175,4 @@ class Observation:
     pruned: bool = False
     broken: bool = False
     collapsed: bool = False
+    proxy: bool = False

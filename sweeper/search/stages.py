@@ -11,6 +11,8 @@ from itertools import accumulate
 PILOT, MAP, SEARCH, CHOOSE, REPORT = "pilot", "map", "search", "choose", "report"
 """Values of the column `stage`. A pilot finds the range of the map. `choose` and `report` are the halves of *confirm*:
 fresh pairs that choose the winner on validation, and fresh pairs that report it on test."""
+MAPPING = (PILOT, MAP)
+"""Stages whose trials have a share of the training budget in a sweep with a proxy."""
 STAGES = (PILOT, MAP, SEARCH, CHOOSE, REPORT)
 CONFIRM = "confirm"
 TITLES = {PILOT: MAP, MAP: MAP, SEARCH: SEARCH, CHOOSE: CONFIRM, REPORT: CONFIRM}

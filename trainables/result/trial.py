@@ -9,7 +9,7 @@ from typing import Any
 from trainables.noise import NOISE
 from trainables.result.columns import LANDSCAPE, SCORES, Column, col, columns_of
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 PHASES = ("data", "base", "train", "measure", "rungs", "recalibrate", "evaluate", "landscape")
 # fitted exponents depend on all rows, so that no row holds them
 _NOISES = {name: scale for name, scale in NOISE.items() if scale.kind != "fitted"}
@@ -92,6 +92,11 @@ class TrialResult:
     )
     stage: str | None = col(
         "stage of the sweep: pilot, map, search, choose or report; empty in sweeps without stages and for extensions",
+        default=None,
+    )
+    proxy: float | None = col(
+        "share of the training budget, in a trial of a map with `--proxy`; empty with the full budget",
+        "1",
         default=None,
     )
     weights_sha256: str | None = col("SHA-256 of the file of start weights", default=None)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from sweeper.analysis.curve.windows import select_last_weights
 from sweeper.analysis.regime import Regime, fit_regime
+from sweeper.analysis.stages.designed import select_budget
 from sweeper.formatting import BETWEEN_PARENTS, FROM_BASE
 
 OBJECTIVE = "merged_loss"
@@ -67,7 +68,7 @@ def fit_merge_methods(trials: pa.Table, merges: pa.Table, noise: str, seed: int 
         noise: Name of the noise.
         seed: Seed of the bootstrap.
     """
-    chosen = _choose_coefficients(merges)
+    trials, chosen = select_budget(trials, noise), _choose_coefficients(merges)
     regimes = {
         method: fit_regime(
             _with_losses(trials, losses), OBJECTIVE, noise, split="test", seed=seed, draws=DRAWS, by_knob=False

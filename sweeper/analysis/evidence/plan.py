@@ -130,7 +130,7 @@ def plan_trials(
     for need in needs:
         try:
             trials = (
-                _plan_repeats(need, known, spec, noise)
+                _plan_repeats(need, known, spec, space, noise)
                 if need.config
                 else _plan_new(need, known, best, spec, space, noise, constants)
             )
@@ -145,13 +145,18 @@ def plan_trials(
     return Plan(tuple(planned.values()), tuple(impossible))
 
 
-def _plan_repeats(need: Need, known: Mapping[str, Sequence[Row]], spec: SweepSpec, noise: str) -> PlannedTrials:
+def _plan_repeats(
+    need: Need, known: Mapping[str, Sequence[Row]], spec: SweepSpec, space: Space, noise: str
+) -> PlannedTrials:
     rows = known.get(str(need.config))
     if not rows:
         raise ValueError(f"cannot repeat configuration {need.config}: it is not in the sweep")
-    first = PairSpec.from_json(rows[0]["spec"])
+    first, level = PairSpec.from_json(rows[0]["spec"]), rows[0].get(f"noise_{noise}")
+    if rows[0].get("proxy"):  # an extension trains in full
+        first = build(spec, space, space.params_of(first))
+        rows = known.get(first.config, [])
     specs = _find_free_repeats(first, rows, need.repeats, spec.repeats)
-    return PlannedTrials(specs, rows[0].get(f"noise_{noise}"), need.why, new=False)
+    return PlannedTrials(specs, level, need.why, new=not rows)
 
 
 def _plan_new(

@@ -9,7 +9,7 @@ from sweeper.analysis.evidence.gains import Finding, Gain
 from sweeper.analysis.evidence.linear import R2
 from sweeper.analysis.evidence.ranking import FITTED
 from sweeper.analysis.evidence.verdict import UNDETERMINED
-from sweeper.formatting import name_knob, number, pluralize
+from sweeper.formatting import at_share, name_knob, number, pluralize
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 
@@ -69,7 +69,7 @@ def format_percent(value: float) -> str:
 def _verdict(a: Analysis) -> str:
     scale, regime = NOISE[a.noise], a.regime
     unit = "" if scale.unit == "1" else f" {scale.unit}"
-    label = a.label.partition(" [")[0]
+    label = a.label.partition(" [")[0] + at_share(regime.proxy)
     n = f"{pluralize(a.n_configs, 'configuration')}, {pluralize(a.n_trials, 'trial')}"
     if regime.optimum is None:
         return f"{a.verdict}: {label} against {scale.formula}: {regime.message} ({n})."

@@ -18,8 +18,19 @@ from sweeper.analysis.evidence.findings import Analysis
 from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.scorecard.badge import Badge, Word, summarize_verdict
 from sweeper.analysis.stages.confirmation import Confirmation, Score, find_confirmation
+from sweeper.analysis.stages.designed import find_share, mark_proxy
 from sweeper.config.spec import SweepSpec
-from sweeper.formatting import ELSEWHERE, SYNTHETIC, merge_words, name_knob, number, per_token, pluralize, wrap
+from sweeper.formatting import (
+    ELSEWHERE,
+    SYNTHETIC,
+    at_share,
+    merge_words,
+    name_knob,
+    number,
+    per_token,
+    pluralize,
+    wrap,
+)
 from sweeper.search.objectives import resolve_objective
 from trainables.noise import KNOBS, NOISE
 from trainables.result import TASKS
@@ -182,6 +193,8 @@ def _find_scores(winner: Mapping[str, Any] | None, confirmation: Confirmation | 
 
 
 def _describe_certainty(winner: Mapping[str, Any] | None, confirmation: Confirmation | None, trials: pa.Table) -> str:
+    if winner is None and len(trials) and mark_proxy(trials).all():
+        return f"the trials so far ran{at_share(find_share(trials))}; none in full has ended"
     if winner is None:
         outcomes = Counter(trials["outcome"].to_pylist()).most_common()
         counts = ", ".join(f"{n} {outcome}" for outcome, n in outcomes) or "no trial yet"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.analysis.evidence.gains import NEGLIGIBLE
 from sweeper.analysis.evidence.verdict import CLIFF, HUMP
-from sweeper.formatting import number
+from sweeper.formatting import at_share, number
 from sweeper.search.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def summarize_verdict(analysis: Analysis | None, doubt: str = "no viable trial h
     """
     if analysis is None:
         return Badge(Word.UNDETERMINED, doubt)
-    label = analysis.label.partition(" [")[0]
+    label = analysis.label.partition(" [")[0] + at_share(analysis.regime.proxy)
     if analysis.verdict == HUMP:
         return Badge(Word.HUMP, f"{label} is best at {_place(analysis)} and {_worse(analysis)} on both sides")
     if not analysis.regime.adaptive and (other := _describe_other_shape(analysis, label)):

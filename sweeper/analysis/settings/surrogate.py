@@ -111,7 +111,7 @@ class SweepModel:
 
 
 def _fit_exponents(model: SweepModel, seed: int) -> TiltFit | None:
-    return fit_tilts(model.space, model.seen, model.first.fit.model.theta.tilt, seed)
+    return fit_tilts(model.space, model.seen.take_one_budget(), model.first.fit.model.theta.tilt, seed)
 
 
 def fit_scores(

@@ -14,6 +14,7 @@ from search_spaces import Space
 from sweeper.analysis.best import find_over_limits, rank_configurations
 from sweeper.analysis.posterior import rank_by_posterior
 from sweeper.analysis.settings.recommendation import recommend_settings
+from sweeper.analysis.stages.designed import mark_proxy
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.search.objectives import resolve_objective
@@ -42,7 +43,7 @@ def choose_candidates(spec: SweepSpec, space: Space, trials: pa.Table, count: in
     """Return the candidates of a sweep, the most promising first, without duplicates.
 
     The leading configurations by posterior mean alternate with recommended settings. Without a model, the leaders are
-    those by observed mean.
+    those by observed mean. A proxy's trials lead only if none with the full training budget can.
 
     Args:
         spec: The sweep.
@@ -68,7 +69,11 @@ def choose_candidates(spec: SweepSpec, space: Space, trials: pa.Table, count: in
 def _find_leaders(spec: SweepSpec, space: Space, trials: pa.Table, count: int) -> Iterator[Mapping[str, Any]]:
     specs = dict(zip(trials["config"].to_pylist(), trials["spec"].to_pylist(), strict=True))
     lost = find_over_limits(trials, spec)
-    ranked = [s.config for s in rank_configurations(trials, resolve_objective(spec.objective, trials), lost)]
+    goal = resolve_objective(spec.objective, trials)
+    ranked = [s.config for s in rank_configurations(trials, goal, lost)]
+    if not ranked and mark_proxy(trials).any():
+        same = trials.drop_columns(["proxy"])
+        ranked = [s.config for s in rank_configurations(same, goal, lost)]
     model = [config for config in rank_by_posterior(spec, space, trials, count + len(lost)) if config in ranked]
     for config in list(dict.fromkeys([*model, *ranked]))[:count]:
         yield space.params_of(PairSpec.from_json(specs[config]))

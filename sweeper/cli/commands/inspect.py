@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search_spaces._entries import find_entry
+from sweeper.analysis.stages.designed import mark_proxy
 from sweeper.analysis.text import format_posterior, format_record
 from sweeper.cli.options import COUNT, INTEGER, RUN_DIR, SERVED, SHOWN_NOISE
 from sweeper.cli.output import emit
@@ -134,6 +135,7 @@ def emit_trials(as_json: bool, trials: Any, objective: str, noise: str, knobs: S
 
     column = resolve_objective(objective, trials).column
     first = ["number", "repeat", "outcome", *SHOWN_KNOBS]
+    first += ["proxy"] if mark_proxy(trials).any() else []
     names = [*first, *knobs, f"noise_{noise}", column, "digest"]
     stored = trials.select([*(n for n in names if n not in knobs), *(["spec"] if knobs else [])]).to_pylist()
     rows: list[dict[str, Any]] = []

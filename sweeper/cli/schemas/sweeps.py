@@ -127,6 +127,7 @@ class Results(Output):
     device_seconds: float | None = say("device time of all trials [s]; null if no trial records it")
     synthetic: bool = say("whether a trial is a closed form, without real data")
     imported: bool = say("whether a trial was trained elsewhere")
+    proxy_only: bool = say("whether all trials so far had a share of the training budget")
     regimes: dict[str, Optimum] = say("objective -> its best noise")
     best: Best | None = say("the winner; null without a viable trial")
     front: list[dict[str, Any]] = say("Pareto set of several objectives: config, number, digest, repeats, and a mean "

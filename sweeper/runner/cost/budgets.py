@@ -40,7 +40,8 @@ class Budgets:
     def add(self, row: Row) -> None:
         """Count a finished trial of this driver or an earlier one."""
         self.gpu_seconds += count_gpus(row, self.spec.resources) * (row.get("device_seconds") or 0.0)
-        if self.spec.until_interval is not None and row["outcome"] != "failed":
+        # the interval is that of the full training budget
+        if self.spec.until_interval is not None and row["outcome"] != "failed" and not row.get("proxy"):
             columns = _columns(self.spec)
             self.rows.append({name: row.get(name) for name in columns})
             self.configs.setdefault(row["config"], len(self.configs))

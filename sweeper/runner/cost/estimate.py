@@ -18,11 +18,12 @@ from sweeper.client.models import Estimate
 from sweeper.config.prepared import PreparedSweep, prepare, set_defaults
 from sweeper.config.space import middle_params
 from sweeper.config.spec import SweepSpec
+from sweeper.config.trials import measure_share, shorten
 from sweeper.errors import SpecError
-from sweeper.formatting import number, pluralize
+from sweeper.formatting import at_share, number, pluralize
 from sweeper.runner.run import run_prepared
 from sweeper.runner.status import Callbacks, Status
-from sweeper.search.stages import TITLES, plan_stages
+from sweeper.search.stages import MAP, TITLES, plan_stages
 from trainables.result import Outcome
 
 _DRAWS = 512
@@ -71,8 +72,8 @@ def estimate_cost(sweep: PreparedSweep, with_pilot: bool, callbacks: Callbacks) 
         message = f"{shape}; --pilot runs two trials and estimates the time"
         return Estimate(configurations=spec.trials, trials=trials, message=message)
     pilot = run_pilot(sweep, callbacks)
-    each = predict_seconds(sweep, pilot.rows)
-    total = each * trials
+    total = _predict_total(sweep, pilot.rows)
+    each = total / trials
     gpus = max(count_gpus(row, spec.resources) for row in pilot.rows)
     wall = pilot.startup + total / min(pilot.workers, trials)
     text = f"{shape} of {number(each)} s each on {pluralize(pilot.workers, 'worker')} ({pilot.rows[0]['device']})"
@@ -87,11 +88,27 @@ def estimate_cost(sweep: PreparedSweep, with_pilot: bool, callbacks: Callbacks) 
     )
 
 
-def _describe_stages(spec: SweepSpec) -> str:
+def _count_stages(spec: SweepSpec) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for segment in plan_stages(spec.trials, spec.map or 0.0, spec.confirm or 0.0).segments:
         sizes[TITLES[segment.stage]] = sizes.get(TITLES[segment.stage], 0) + len(segment)
-    return f" ({', '.join(f'{title} {size}' for title, size in sizes.items())})" if len(sizes) > 1 else ""
+    return sizes
+
+
+def _describe_stages(spec: SweepSpec) -> str:
+    sizes = _count_stages(spec)
+    parts = [f"{title} {size}{at_share(spec.proxy if title == MAP else None)}" for title, size in sizes.items()]
+    return f" ({', '.join(parts)})" if len(sizes) > 1 else ""
+
+
+def _predict_total(sweep: PreparedSweep, rows: Sequence[Row]) -> float:
+    spec = sweep.spec
+    short = _count_stages(spec).get(MAP, 0) if spec.proxy else 0
+    total = predict_seconds(sweep, rows) * (spec.trials - short)
+    if spec.proxy and short:
+        full = sweep.corners[0]
+        total += predict_seconds(sweep, rows, measure_share(shorten(full, spec.proxy), full)) * short
+    return total * spec.repeats
 
 
 def run_pilot(sweep: PreparedSweep, callbacks: Callbacks) -> Pilot:
@@ -115,7 +132,7 @@ def run_pilot(sweep: PreparedSweep, callbacks: Callbacks) -> Pilot:
     changes = {
         "trials": len(points), "enqueue": points, "sampler": "random", "map": 0.0, "confirm": 0.0, "repeats": 1,
         "out": str(folder / "run"), "prune": False, "prior": (), "track": (), "max_seconds": None,
-        "max_gpu_hours": None, "until_interval": None,
+        "max_gpu_hours": None, "until_interval": None, "proxy": None,
     }  # fmt: skip
     given = {**spec.model_dump(exclude_unset=True), **changes}
     try:
@@ -143,12 +160,13 @@ def _choose_points(sweep: PreparedSweep) -> tuple[dict[str, Any], ...]:
     return tuple({**middle, _BATCH: size} for size in dict.fromkeys((min(sizes), max(sizes))))
 
 
-def predict_seconds(sweep: PreparedSweep, rows: Sequence[Row]) -> float:
+def predict_seconds(sweep: PreparedSweep, rows: Sequence[Row], share: float = 1.0) -> float:
     """Return the expected device time of a trial [s], over the batch sizes of a sweep.
 
     Args:
         sweep: The sweep.
         rows: Rows of its pilots, with `batch_size`, `examples`, `steps` and the seconds of their phases.
+        share: Share of the training budget.
     """
     if any(not row["steps"] or not row["examples"] for row in rows):  # they train nothing
         return mean(row["device_seconds"] for row in rows)
@@ -161,7 +179,7 @@ def predict_seconds(sweep: PreparedSweep, rows: Sequence[Row]) -> float:
     order = np.argsort(sizes)
     trial, examples = sweep.space.build(middle_params(sweep.space)), rows[0]["examples"]
     steps = np.array([trial.steps or max(1, examples // int(size)) * trial.epochs for size in drawn])
-    return float(np.mean(steps * np.interp(drawn, sizes[order], per_step[order]))) + max(0.0, rest)
+    return share * float(np.mean(steps * np.interp(drawn, sizes[order], per_step[order]))) + max(0.0, rest)
 
 
 def _draw_sizes(knob: Any, pilots: np.ndarray) -> np.ndarray:

@@ -250,7 +250,11 @@ class StudyProposer:
     def _finish(self, number: int, observation: Observation) -> None:
         from optuna.trial import Trial
 
+        from sweeper.search.noise_sampler.study_attrs import PROXY_KEY
+
         trial = Trial(self.study, self.study.get_trials(deepcopy=False)[self.open.pop(number)]._trial_id)
+        if observation.proxy:
+            self.study._storage.set_trial_system_attr(trial._trial_id, PROXY_KEY, True)
         for name, value in observation.constraints.items():
             trial.set_constraint(name, value)
         self.study.tell(trial, trial_values(observation), state=trial_state(observation))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 _ATTRIBUTES = (
-    "digest", "config", "number", "repeat", "stage", "sampler", "outcome", "outcome_detail", "merged_loss_val",
+    "digest", "config", "number", "repeat", "stage", "proxy", "sampler", "outcome", "outcome_detail", "merged_loss_val",
     "merged_loss_test", "merged_accuracy_val", "merged_accuracy_test", "gain_mean_loss_val", "gain_mean_loss_test",
     "device", "device_seconds",
 )  # fmt: skip

@@ -17,8 +17,9 @@ from trainables.spec import PairSpec
 Row = Mapping[str, Any]
 
 _SETTINGS = (
-    "number", "repeat", "stage", "sampler", "space", "model", "dataset", "optimizer", "learning_rate", "batch_size",
-    "momentum", "weight_decay", "augmentation", "augmentation_strength", "epochs", "seed", "chosen_merge", "device",
+    "number", "repeat", "stage", "proxy", "sampler", "space", "model", "dataset", "optimizer", "learning_rate",
+    "batch_size", "momentum", "weight_decay", "augmentation", "augmentation_strength", "epochs", "seed",
+    "chosen_merge", "device",
 )  # fmt: skip
 _SCORES = (
     *(f"{who}_{what}_{split}" for who in ("merged", "chosen", "ensemble", "a", "b") for what in ("loss", "accuracy")

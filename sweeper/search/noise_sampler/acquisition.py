@@ -68,11 +68,10 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
     """
     space, model = aims.space, aims.models[0]
     conditioned = [m.condition_on(aims.running) for m in aims.models]
-    seen = model.predict(model.points)[0]
-    rows = np.flatnonzero(
-        find_inside(model.points)
-    )  # trials of an earlier, wider range inform the model, but are not candidates
-    held, seen = model.points[rows], seen[rows]
+    # trials of an earlier, wider range, or of a proxy, inform the model, but are not candidates
+    known = model.judged
+    held = known[np.flatnonzero(find_inside(known))]
+    seen = model.predict(held)[0]
     feasible = _log_feasible(aims.limits, held)
     incumbent = float(seen[feasible > np.log(0.5)].min(initial=np.inf))
     incumbent = incumbent if np.isfinite(incumbent) else float(seen.min())
@@ -96,7 +95,7 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
     best = next((int(i) for i in order if names[i] not in taken), None)
     if best is None:  # all candidates have been tried
         best = int(order[0])
-    elif not aims.repeats:
+    elif not aims.repeats or (model.points.proxy == 1).all():
         return Choice(pool.points.unit[best], pool.origin[best], float(pool.level[best]))
     repeated = {*point_keys(aims.running.unit)}  # one repeat of a configuration at a time
     free = np.array([key not in repeated for key in point_keys(held.unit)], dtype=bool)
@@ -126,7 +125,8 @@ def knowledge_gradient(model: Surrogate, points: Points) -> Array:
 
     Source: Frazier, Powell & Dayanik 2009, eq. 12, over the evaluated points and the new one, by quadrature.
     """
-    mean, cross = model.predict(model.points)[0], model.covariance(model.points, points)
+    known = model.judged
+    mean, cross = model.predict(known)[0], model.covariance(known, points)
     variance, (ahead, sd) = model.covariance(points, points), model.predict(points)
     noise = model.theta.seed_noise**2
     gains = np.zeros(len(points))

@@ -144,8 +144,9 @@ def find_best_points(model: Surrogate, count: int) -> Array:
 
     Points outside the space, from an earlier and wider one, count only if no other exists.
     """
-    rows = np.argsort(np.where(find_inside(model.points), model.predict(model.points)[0], np.inf), kind="stable")
-    return np.clip(model.points.unit[rows[: min(count, max(1, int(find_inside(model.points).sum())))]], 0.0, 1.0)
+    points = model.points.with_proxy(0.0)
+    rows = np.argsort(np.where(find_inside(points), model.predict(points)[0], np.inf), kind="stable")
+    return np.clip(points.unit[rows[: min(count, max(1, int(find_inside(points).sum())))]], 0.0, 1.0)
 
 
 def find_inside(points: Points) -> Mask:

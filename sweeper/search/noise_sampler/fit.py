@@ -10,8 +10,8 @@ import numpy as np
 from sweeper.search.noise_sampler.candidates import find_range
 from sweeper.search.noise_sampler.encoding import FACTORS, Array, Mask
 from sweeper.search.noise_sampler.explanation import BestDraws, draw_best
-from sweeper.search.noise_sampler.kernel import Prior
-from sweeper.search.noise_sampler.level_sets import KnobSpace
+from sweeper.search.noise_sampler.kernel import Prior, matern
+from sweeper.search.noise_sampler.level_sets import KnobSpace, Points
 from sweeper.search.noise_sampler.loss_transform import LossTransform, subsample, transform_losses
 from sweeper.search.noise_sampler.study_attrs import Observations
 from sweeper.search.noise_sampler.surrogate import Surrogate, fit
@@ -42,7 +42,8 @@ class SurrogateFit:
     Attributes:
         space: The search space.
         model: The surrogate at the most probable hyperparameters.
-        losses: Of the model's points, before the transform, shape (n,).
+        losses: Of the model's points, before the transform, shape (n,); those of a proxy are moved to the level of the
+            full budget.
         low, high: Reachable range of log noise.
     """
 
@@ -74,7 +75,7 @@ class SurrogateFit:
         """
         if not self.high > self.low:
             return None
-        seen = self.model.axis(self.model.points)
+        seen = self.model.axis(self.model.points.with_proxy(0.0))
         axis = np.array([min(self.low, float(seen.min())), max(self.high, float(seen.max()))])
         draws, each = (_MANY_DRAWS, _EACH_OF_MANY) if thorough else (_DRAWS, _EACH)
         return draw_best(self.space, models, axis, draws, rng, each)
@@ -94,14 +95,18 @@ def fit_surrogate(
         thorough: See `sweeper.search.noise_sampler.surrogate.fit`.
     """
     losses = _scalarize(seen.losses, weights)
+    low, high = find_range(space)
+    losses = _move_proxy(space.points(seen.unit), losses, seen.proxy, high - low)
     worse = np.full(len(pruned), np.quantile(losses, 0.8))
     unit, losses = np.concatenate([seen.unit, pruned]), np.concatenate([losses, worse])
+    proxy = np.concatenate([seen.proxy, np.zeros(len(pruned), dtype=bool)])
     rows = subsample(losses, _MAX_TRIALS)
-    points, losses = space.points(unit[rows]), losses[rows]
-    low, high = find_range(space)
+    points, losses = space.points(unit[rows]).with_proxy(proxy[rows]), losses[rows]
     steps = space.points(np.random.default_rng(0).random((64, len(space.knobs)))).step
     step_span = float(np.ptp(steps)) if space.pivot is not None else 0.0
-    prior = Prior.of(len(space.knobs), _tilt_sds(space), high - low, step_span, additive=parts.additive)
+    prior = Prior.of(
+        len(space.knobs), _tilt_sds(space), high - low, step_span, additive=parts.additive, proxied=bool(proxy.any())
+    )
     prior = prior.hold(exponents=not parts.exponents, residual=not parts.residual)
     transform = LossTransform.of(losses)
     model = fit(
@@ -112,6 +117,24 @@ def fit_surrogate(
         thorough=thorough,
     )
     return SurrogateFit(space, model, losses, low, high)
+
+
+def _move_proxy(points: Points, losses: Array, proxy: Mask, span: float) -> Array:
+    """Return the losses with those of the proxy moved to the level of the full budget, shape (n,).
+
+    The level is the median difference of the trials with the full budget from the proxy's near them. A longer training
+    lowers every loss, and one transform then fits both. The model's offset takes up what is left.
+    """
+    if not proxy.any() or proxy.all():
+        return losses
+    full, short = points[~proxy], points[proxy]
+    gaps = (full.unit[:, None, :] - short.unit[None, :, :]) / (0.7 * points.unit.shape[1] ** 0.25)
+    squares = (gaps**2).sum(axis=-1)
+    if span > 0:
+        squares += ((full.log_noise[:, None] - short.log_noise[None, :]) / (0.2 * span)) ** 2
+    weights = matern(2.0 * np.sqrt(squares))[0]
+    near = weights @ losses[proxy] / weights.sum(axis=1)
+    return np.where(proxy, losses + np.median(losses[~proxy] - near), losses)
 
 
 def predict_mixture(models: Sequence[Surrogate], space: KnobSpace, unit: Array) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ Symbols, for n points of a space with d knobs, of which k shift the noise beside
                          -ln(1 - mu), ln lambda of those knobs; ln k_aug if the definition has it, else the
                          augmentation's strength; one indicator per choice of a nominal knob
 ``step``       (n,)      ln(eta / (1 - mu)), the step size that the curvature limits; 0 if eta does not vary
+``proxy``      (n,)      1 for a trial with a share of the training budget, 0 for the full one
 =============  ========  =====================================================================
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -41,15 +42,20 @@ class Points:
     log_noise: Array
     factors: Array
     step: Array
+    proxy: Array
 
     def __len__(self) -> int:
         return len(self.unit)
 
     def __getitem__(self, rows: Any) -> Points:
-        return Points(self.unit[rows], self.log_noise[rows], self.factors[rows], self.step[rows])
+        return Points(self.unit[rows], self.log_noise[rows], self.factors[rows], self.step[rows], self.proxy[rows])
 
     def __add__(self, other: Points) -> Points:
         return Points(*(np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
+
+    def with_proxy(self, proxy: Any) -> Points:
+        """Return the points with these marks of the proxy: one for all, or shape (n,)."""
+        return replace(self, proxy=np.broadcast_to(np.asarray(proxy, dtype=float), (len(self),)))
 
 
 @dataclass(frozen=True)
@@ -196,16 +202,16 @@ class KnobSpace:
         """Return the points of the space nearest to these coordinates."""
         numbers = self.numbers(unit)
         snapped = np.where(self.find_active(numbers), self._encode(numbers), 0.5)
-        step = self._step(numbers)
+        step, full = self._step(numbers), np.zeros(len(unit))
         if self.pivot is None:
-            return Points(snapped, np.zeros(len(unit)), np.zeros((len(unit), 0)), step)
+            return Points(snapped, np.zeros(len(unit)), np.zeros((len(unit), 0)), step, full)
         columns = self._columns(numbers)
         factors = (
             np.stack([columns[role] for role in self.factor_roles], axis=1) - self.centre
             if self.factor_roles
             else np.zeros((len(unit), 0))
         )
-        return Points(snapped, self._log_noise(numbers), factors, step)
+        return Points(snapped, self._log_noise(numbers), factors, step, full)
 
     def _step(self, numbers: Sequence[Array]) -> Array:
         if not any(k.role == "learning_rate" and k.size > 1 for k in self.knobs):

@@ -188,7 +188,7 @@ class NoiseTargetedSampler(BaseSampler):
         space = self._space(search_space, trials)
         seen = read_observations(space, trials, study.directions)
         others = [t for t in trials if t.number != trial.number]
-        taken = {*point_keys(seen.unit), *point_keys(read_tried(space, others))}
+        taken = {*point_keys(seen.unit[~seen.proxy]), *point_keys(read_tried(space, others))}
         rng = np.random.default_rng([self._seed, trial.number])
         if trial.number < self._n_startup or len(seen) < _FEWEST:
             unit, origin, level = self._design_start(space, trial.number, taken, rng), STARTUP, math.nan
@@ -248,7 +248,7 @@ class NoiseTargetedSampler(BaseSampler):
             known = self._explain_fit(fit[0], fit[0].draw_best(models, rng, thorough=True), intervals=True)
             feasible = [t for t in trials if all(v <= 0 for v in t.constraints.values())]
             seen = read_observations(fit[0].space, feasible, _directions(direction))
-            return replace(known, **self._fit_exponents(fit[0], seen), **_share(models))
+            return replace(known, **self._fit_exponents(fit[0], seen.take_one_budget()), **_share(models))
 
     def recommend(self, trials: Sequence[FrozenTrial], direction: Direction = "minimize") -> RecommendedTrial | None:
         """Return the finished configuration with the best posterior mean among the feasible ones; None without any.
@@ -276,7 +276,8 @@ class NoiseTargetedSampler(BaseSampler):
             surrogate, seen, sign = fit
             models = surrogate.draw_many_models(np.random.default_rng(self._seed))
             mean, sd = predict_mixture(models, surrogate.space, seen.unit)
-        held, keys = find_inside(surrogate.space.points(seen.unit)), point_keys(seen.unit)
+        held = find_inside(surrogate.space.points(seen.unit)) & ~seen.proxy
+        keys = point_keys(seen.unit)
         first = {key: i for i, key in reversed([*enumerate(keys)]) if held[i]}  # configuration -> its first row
         rows = sorted(first.values(), key=lambda i: float(mean[i]))[:count]
         transform, by_number = LossTransform.of(surrogate.losses), {t.number: t for t in trials}

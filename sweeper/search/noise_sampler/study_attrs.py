@@ -12,7 +12,7 @@ import numpy as np
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.search.noise_sampler.encoding import Array, Rows
+from sweeper.search.noise_sampler.encoding import Array, Mask, Rows
 from sweeper.search.noise_sampler.level_sets import KnobSpace
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ SEARCH_KEY = "sweeper:search"
 `variance_share`, `trials` of the model at the time of the proposal (see `explanation.Explanation`)."""
 PARAMS_KEY = "sweeper:relative_params"
 """Prefix of the system attributes `<prefix>:<i>` that hold a running trial's parameters for other processes."""
+PROXY_KEY = "sweeper:proxy"
+"""System attribute of a trial with a share of the training budget: true."""
 
 UNSUCCESSFUL = (TrialState.RUNNING, TrialState.FAIL, TrialState.PRUNED)
 """States without a usable result whose parameters are not proposed again."""
@@ -45,14 +47,24 @@ class Observations:
         unit: Coordinates, shape (n, d).
         losses: One column per objective, smaller is better, shape (n, m).
         numbers: Numbers of the trials, shape (n,).
+        proxy: Which trials had a share of the training budget, shape (n,), bool.
     """
 
     unit: Array
     losses: Array
     numbers: Rows
+    proxy: Mask
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def take(self, rows: Mask) -> Observations:
+        """Return the observations under a mask, shape (n,)."""
+        return Observations(self.unit[rows], self.losses[rows], self.numbers[rows], self.proxy[rows])
+
+    def take_one_budget(self) -> Observations:
+        """Return the observations with the full training budget, or those of the proxy if these are more."""
+        return self.take(self.proxy == (2 * self.proxy.sum() > len(self)))
 
 
 def read_observations(
@@ -63,7 +75,9 @@ def read_observations(
     done = [t for t in trials if t.state == TrialState.COMPLETE and all(map(math.isfinite, t.values))]
     units, usable = space.units_of([t.params for t in done])
     losses = np.array([t.values for t in done], dtype=float).reshape(-1, len(signs)) * signs
-    return Observations(units, losses[usable], np.array([t.number for t in done], dtype=np.intp)[usable])
+    numbers = np.array([t.number for t in done], dtype=np.intp)
+    proxy = np.array([bool(t.system_attrs.get(PROXY_KEY)) for t in done], dtype=bool)
+    return Observations(units, losses[usable], numbers[usable], proxy[usable])
 
 
 def read_constraints(space: KnobSpace, trials: Sequence[FrozenTrial]) -> dict[str, tuple[Array, Array]]:

@@ -73,7 +73,13 @@ class Surrogate:
 
     def axis(self, points: Points) -> Array:
         """Return phi, the refined log noise, per point, shape (n,)."""
-        return points.log_noise + points.factors @ self.theta.tilt
+        return self.kernel.phi(make_table(points))
+
+    @property
+    def judged(self) -> Points:
+        """The observed points with the full training budget; all points, at that budget, if there are none."""
+        full = self.points[self.points.proxy == 0]
+        return full if len(full) else self.points.with_proxy(0.0)
 
     def predict(self, points: Points) -> tuple[Array, Array]:
         """Return mean and sd of c + f + s + g at the points, without seed noise, each of shape (n,)."""
@@ -147,14 +153,17 @@ class Surrogate:
         """
         if not self.kernel.prior.has_noise:
             return 0.0
-        phi, rows = self.axis(self.points), make_table(self.points)
+        seen, full = make_table(self.points), make_table(self.points.with_proxy(0.0))
+        phi = self.kernel.phi(full)
         if not self.kernel.prior.additive:  # f and g both vary along noise: the smooth curve through the means counts
-            mean: Any = self.model.predict(rows)
+            mean: Any = self.model.predict(full)
             k, gap = self.kernel.f(phi, phi), mean - mean.mean()
             curve = k @ np.linalg.solve(k + 0.1 * self.theta.amplitude**2 * np.eye(len(phi)), gap)
             left = float(((gap - curve) ** 2).mean())
             return max(0.0, 1.0 - left / float(gap.var())) if float(gap.var()) > 1e-12 else 0.0
-        f, g = self.kernel.f(phi, phi) @ self.model.alpha_, self.kernel.rest(rows, rows) @ self.model.alpha_
+        link = self.kernel.link(full, seen) if self.kernel.prior.proxied else 1.0
+        f = (link * self.kernel.f(phi, self.kernel.phi(seen))) @ self.model.alpha_
+        g = (link * self.kernel.rest(full, seen)) @ self.model.alpha_
         total = float(f.var() + g.var())
         return float(f.var()) / total if total > 1e-12 else 0.0
 

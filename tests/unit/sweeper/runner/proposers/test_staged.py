@@ -15,6 +15,7 @@ from sweeper.storage.tables import read, read_trials
 from tests.support.inline_sweeps import altered, lose, sweep
 from tests.support.simulated_workers import open_session, run_workers
 from trainables.result import Outcome
+from trainables.spec import PairSpec
 
 
 def digests_by_number(run: Path) -> dict[int, str]:
@@ -61,6 +62,35 @@ def test_a_resume_in_any_stage_gives_the_trials_of_the_whole_sweep(tmp_path: Pat
     assert len(digests_by_number(part)) == stop
     run_workers(open_session(part, workers=2), 2, 2)
     assert digests_by_number(part) == digests_by_number(whole)
+
+
+@pytest.mark.parametrize("stop", [2, 9, 15, 20, 22])
+def test_a_resume_with_a_proxy_gives_the_trials_of_the_whole_sweep(tmp_path: Path, stop: int) -> None:
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    run_workers(open_session(whole, workers=2, proxy=0.5, map=0.5), 2, 0)
+    rows = read_trials(whole).to_pylist()
+    for row in rows:
+        mapped = row["stage"] in (PILOT, MAP)
+        assert (row["proxy"], row["epochs"]) == ((0.5, 4) if mapped else (None, 8))
+        trial = PairSpec.from_json(row["spec"])
+        assert (trial.epochs, trial.digest) == (row["epochs"], row["digest"])
+    if stop == 9:  # the order in which workers finish changes nothing
+        other = tmp_path / "other"
+        run_workers(open_session(other, workers=2, proxy=0.5, map=0.5), 2, 3)
+        assert digests_by_number(other) == digests_by_number(whole)
+    run_workers(open_session(part, workers=2, proxy=0.5, map=0.5), 2, 1, stop_after=stop)
+    run_workers(open_session(part, workers=2, proxy=0.5, map=0.5), 2, 2)
+    assert digests_by_number(part) == digests_by_number(whole)
+
+
+def test_a_map_at_a_share_leads_to_a_winner_in_full(tmp_path: Path) -> None:
+    results = sweep(tmp_path, sampler="noise", objective="gain_mean", trials=24, proxy=0.25, map=0.75, confirm=0.25)
+    rows = results.trials.to_pylist()
+    assert Counter(r["stage"] for r in rows) == {PILOT: 4, MAP: 14, CHOOSE: 3, REPORT: 3}
+    found = find_confirmation(results.trials, "gain_mean")
+    assert found is not None
+    assert found.pairs == 3
+    assert all(r["proxy"] is None for r in rows if r["config"] == found.config)
 
 
 def test_lost_trials_in_the_middle_run_again(tmp_path: Path) -> None:

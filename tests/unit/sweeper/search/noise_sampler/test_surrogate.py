@@ -37,16 +37,21 @@ def _fitted(nominal: bool = False) -> tuple[KnobSpace, np.ndarray, Surrogate]:
     return space, transform_losses(y), fit(points, transform_losses(y), kinds, prior)
 
 
+@pytest.mark.parametrize("proxied", [False, True])
 @pytest.mark.parametrize("additive", [False, True])
 @pytest.mark.parametrize("spans", [(10.0, 5.0), (10.0, 0.0), (0.0, 0.0)])
-def test_gradient_of_the_covariance(spans: tuple[float, float], additive: bool) -> None:
+def test_gradient_of_the_covariance(spans: tuple[float, float], additive: bool, proxied: bool) -> None:
     space, unit, _ = _problem(nominal=True)
-    prior = Prior.of(len(space.knobs), np.full(len(space.factor_roles), 0.1), *spans, additive=additive)
+    tilt_sd = np.full(len(space.factor_roles), 0.1)
+    prior = Prior.of(len(space.knobs), tilt_sd, *spans, additive=additive, proxied=proxied)
     at = prior.mean + 0.5 * prior.sd * np.random.default_rng(1).standard_normal(len(prior.mean))
-    kinds, rows = np.array([k.nominal for k in space.knobs]), make_table(space.points(unit[:9]))
+    points = space.points(unit[:9]).with_proxy(proxied * (np.arange(9) % 2))
+    kinds, rows = np.array([k.nominal for k in space.knobs]), make_table(points)
     spread = np.exp(np.random.default_rng(2).standard_normal(len(rows))) if additive else None
     covariance, gradient = NoiseKernel(at, prior, kinds, spread)(rows, eval_gradient=True)
-    assert covariance == pytest.approx(NoiseKernel(at, prior, kinds, spread)(rows))
+    kernel = NoiseKernel(at, prior, kinds, spread)
+    assert covariance == pytest.approx(kernel(rows))
+    assert np.diag(covariance) - kernel._seed_variance == pytest.approx(kernel.diag(rows))
     for i, step in enumerate(1e-6 * np.eye(len(at))):
         ahead, behind = (NoiseKernel(at + s, prior, kinds, spread)(rows) for s in (step, -step))
         assert gradient[:, :, i] == pytest.approx((ahead - behind) / 2e-6, abs=1e-6)

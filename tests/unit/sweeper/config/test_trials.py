@@ -1,0 +1,77 @@
+"""A share of the training budget: which trials it makes, and where a sweep refuses it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from search_spaces import load
+from sweeper import SweepSpec
+from sweeper.config.prepared import prepare
+from sweeper.config.trials import FEWEST_STEPS, build, measure_share, shorten
+from sweeper.errors import SpecError
+from trainables.spec import PairSpec
+
+TRIAL = PairSpec(dataset="digits", model="small_cnn", learning_rate=0.1, batch_size=16)
+
+
+@pytest.mark.parametrize(
+    ("full", "share", "short"),
+    [
+        ({"epochs": 8}, 0.25, {"epochs": 2}),
+        ({"epochs": 3}, 0.25, {"epochs": 1}),
+        ({"steps": 600}, 0.25, {"steps": 150}),
+        ({"steps": 12}, 0.25, {"steps": FEWEST_STEPS}),
+        (
+            {"epochs": 4, "protocol": "branch", "branch_step": 100},
+            0.5,
+            {"epochs": 2, "branch_step": 50},
+        ),
+        ({"steps": 100, "window": {"size": 4, "spacing": 8}}, 0.25, {"steps": 25, "window": {"size": 4, "spacing": 2}}),
+    ],
+)
+def test_a_shortened_trial_keeps_all_but_its_budget(full: dict[str, Any], share: float, short: dict[str, Any]) -> None:
+    whole = replace(TRIAL, **full)
+    less = shorten(whole, share)
+    assert less == replace(whole, **short)
+    assert less.digest != whole.digest
+    budget = "steps" if "steps" in full else "epochs"
+    assert measure_share(less, whole) == short[budget] / full[budget]
+
+
+def test_only_a_proxy_shortens() -> None:
+    space = load("synthetic")
+    params = {
+        "learning_rate": 0.1,
+        "batch_size": 16,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "augmentation_strength": 0.5,
+    }
+    spec = SweepSpec.checked({"space": "synthetic", "proxy": 0.5})
+    assert build(spec, space, params).epochs == 8
+    assert build(spec, space, params, proxy=True).epochs == 4
+    assert build(SweepSpec.checked({"space": "synthetic"}), space, params, proxy=True).epochs == 8
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sampler": "tpe"}, "proxy needs sampler noise, which compares the budgets, got tpe"),
+        ({"sampler": "qmc"}, "proxy needs sampler noise, which compares the budgets, got qmc"),
+        ({"map": 0}, "map is 0: give map a share, or leave proxy out"),
+        ({"objective": ["gain_mean", "cost"]}, "proxy needs a single objective, got 2"),
+        ({"objective": "cost"}, "proxy changes the cost of a trial"),
+        ({"proxy": 1.0}, "less than 1"),
+        ({"proxy": 0}, "greater than 0"),
+        ({"parameters": {"epochs": {"values": [4, 8]}}}, "proxy needs one training budget, and epochs is a knob"),
+        ({"fixed": {"epochs": 1}}, "proxy 0.25 of 1 epoch leaves nothing out, since a trial has at least 1 epoch"),
+        ({"fixed": {"steps": 8}}, "proxy 0.25 of 8 steps leaves nothing out, since a trial has at least 10 steps"),
+    ],
+)
+def test_a_proxy_that_makes_no_sense_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        prepare(SweepSpec.checked({"space": "synthetic", "proxy": 0.25, **values}))
+    assert "\n" not in str(caught.value)

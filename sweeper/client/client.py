@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sweeper.client.connection import Connection
+from sweeper.client.downloads import Downloads
 from sweeper.client.encoding import at, body, filters, plain_json, query
 from sweeper.client.events import follow
 from sweeper.client.models import (
@@ -24,8 +24,6 @@ from sweeper.client.models import (
     SweepPage,
 )
 from sweeper.client.transport import ClientError
-from sweeper.errors import SpecError
-from trainables.io.atomic import replace_atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,7 +38,7 @@ ARROW = "application/vnd.apache.arrow.stream"
 T = TypeVar("T")
 
 
-class Client(Connection):
+class Client(Downloads):
     """A sweep service.
 
     A client keeps connections open: use one per thread, and close it or use it in a `with` statement.
@@ -226,24 +224,6 @@ class Client(Connection):
             ClientError: The sweep has no viable trial yet (status 404).
         """
         return self._read(dict[str, Any], f"{at(sweep)}/best")
-
-    def download_weights(self, sweep: str, path: str | Path) -> Path:
-        """Write the best merged weights to a safetensors file, whole or not at all, and return its path.
-
-        Raises:
-            ClientError: The service stores no weights (status 404).
-            SpecError: The file cannot be written.
-        """
-        path = Path(path)
-        part = path.with_name(f".{path.name}.part")
-        try:
-            self._http.retry(lambda _: self._fetch(f"{at(sweep)}/best/weights", part))
-            replace_atomic(part, path)
-        except OSError as error:
-            raise SpecError(f"cannot write {path}: {error.strerror or error}") from None
-        finally:
-            part.unlink(missing_ok=True)
-        return path
 
     def report(self, sweep: str) -> str:
         """Return the sweep's page as HTML that works offline."""

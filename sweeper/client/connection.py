@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sweeper.client.encoding import JSON, query
 from sweeper.client.transport import ClientError, Transport
+from sweeper.errors import SpecError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -69,7 +71,26 @@ class Connection:
         if new == old:
             raise self._unexpected("its pages never end")
 
-    def _fetch(self, path: str, file: Path) -> None:
-        with self._http.stream(path, self._http.timeout) as answer, file.open("wb") as stream:
+    def _fetch(self, path: str, file: Path, parameters: Mapping[str, Any] | None = None, seconds: float = 0.0) -> Any:
+        """Write an answer to a file and return its headers; `seconds` is the longest silence, if above the timeout."""
+        seconds = max(seconds, self._http.timeout)
+        with self._http.stream(path, seconds, params=query(parameters or {})) as answer, file.open("wb") as stream:
+            check_room(file, answer.headers.get("Content-Length", ""))
             for piece in answer.iter_content(1 << 20):
                 stream.write(piece)
+            return answer.headers
+
+
+def check_room(file: Path, size: str) -> None:
+    """Check that the disk has room for a download.
+
+    Args:
+        file: The file.
+        size: Its size in bytes, as a service names it; other texts are ignored.
+
+    Raises:
+        SpecError: It has not.
+    """
+    free = shutil.disk_usage(file.parent).free
+    if size.isdigit() and int(size) > free:
+        raise SpecError(f"{file.parent} needs {int(size) / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free")

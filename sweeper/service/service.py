@@ -30,6 +30,7 @@ from sweeper.service.scheduler.memory import share_memory
 from sweeper.service.scheduler.rebuild import find_unlisted, rebuild, store_row
 from sweeper.service.scheduler.supervisor import Supervisor
 from sweeper.service.views.events import Hub
+from sweeper.service.views.models import ModelFolders
 from sweeper.service.views.outward import Outward
 from sweeper.service.views.views import Views
 from sweeper.storage.location import is_uri
@@ -67,6 +68,7 @@ class Service:
             self.catalog, self.hub, config.run_of, lambda: self.supervisor.queue.positions(), Outward.of(config)
         )
         quota = self.users.quota
+        self.models = ModelFolders(self.views)
         self.supervisor = Supervisor(
             self.catalog, self.views, folder, self._address, hold_exhausted(self.catalog, quota), config.max_running,
             lambda: None if config.address else self.ray.environment(),

@@ -48,8 +48,8 @@ class FakeService:
         self.seen: list[tuple[str, str, dict[str, list[str]], dict[str, str], bytes]] = []
         self.faults: dict[tuple[str, str], deque[Any]] = {}
         """(method, path) -> what goes wrong with the next requests: DROP, or (status, headers, problem's sentence)."""
-        self.answers: dict[tuple[str, str], tuple[int, str, bytes]] = {}
-        """(method, path) -> status, media type and body, whatever the state."""
+        self.answers: dict[tuple[str, str], tuple[Any, ...]] = {}
+        """(method, path) -> status, media type, body and perhaps headers, whatever the state."""
         self.streams: deque[list[Any]] = deque()
         """Of each connection to events: events, comments (text), None for a loss, or a callable with an effect."""
 
@@ -64,7 +64,7 @@ class FakeService:
     def answer(self, method: str, path: str, query: dict[str, list[str]], headers: dict[str, str], body: bytes) -> Any:
         """Carry out a request; returns status, media type, body and headers."""
         if (known := self.answers.get((method, path))) is not None:
-            return (*known, {})
+            return known if len(known) > 3 else (*known, {})
         if (method, path) == ("POST", "/v1/sweeps"):
             return self._submitted(query, headers)
         if (method, path) == ("GET", "/v1/sweeps"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tempfile
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,6 +14,7 @@ import pyarrow as pa
 from starlette.testclient import TestClient
 
 from sweeper.analysis.settings.settings import NoSettingsError
+from sweeper.client.archive import pack_folder
 from sweeper.client.models import (
     Advice,
     Cost,
@@ -34,6 +37,7 @@ from sweeper.service.db.users import Users
 from sweeper.service.policy.limits import Limits
 from sweeper.service.policy.space_files import SpaceFiles
 from sweeper.service.views.events import Hub
+from sweeper.service.views.models import Packed
 from tests.support.databases import opened
 
 HERE = "http://127.0.0.1"
@@ -109,6 +113,23 @@ class FakeViews:
         return Extension(id=entry.id, trials=6, message="6 trials")
 
 
+class FakeModels:
+    """Model folders as archives with one card."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int | None]] = []
+
+    def pack(self, entry: Entry, name: str, rank: int | None) -> Packed:
+        self.asked.append((name, rank))
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "README.md").write_text("card")
+            content = io.BytesIO()
+            pack_folder(Path(folder), content)
+        size = content.tell()
+        content.seek(0)
+        return Packed(content, size, None if rank is None else 0.125)
+
+
 class FakeSupervisor:
     def __init__(self, catalog: Catalog) -> None:
         self.catalog, self.calls = catalog, list[Any]()
@@ -164,6 +185,7 @@ class FakeService:
 
     def __post_init__(self) -> None:
         self.spaces = SpaceFiles(self.config.spaces)
+        self.models = FakeModels()
 
     def token(self, name: str, role: Role, quota: Quota | None = None) -> dict[str, str]:
         """Return the headers of a new token."""

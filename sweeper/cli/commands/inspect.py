@@ -156,8 +156,7 @@ def _cell(value: Any) -> str:
 @command(RUN_DIR, _SAVE, SHOWN_NOISE, SERVED)
 def best(args: Arguments) -> int:
     """`sweeper best DIR [--save FILE|DIR]`."""
-    if args.rank is not None and not args.save:
-        raise SpecError("--rank is for --save, which writes the adapter; give --save DIR, or leave --rank out")
+    check_rank(args)
     spec, trials, noise = read_run(args)
     record = summarize_sweep(args.dir, trials, noise)
     if args.save:
@@ -170,11 +169,26 @@ def best(args: Arguments) -> int:
         saved = save_winner(args.dir, spec, row, Path(args.save).expanduser(), args.rank)
         record |= {"saved": str(saved.weights), "card": str(saved.card)}
         record |= {"discarded": saved.discarded} if saved.discarded is not None else {}
+    emit(args.json, record, "\n".join([format_sweep(record), *format_saved(record)]))
+    return ExitCode.DONE
+
+
+def check_rank(args: Arguments) -> None:
+    """Check that `--rank` comes with `--save`.
+
+    Raises:
+        SpecError: It does not.
+    """
+    if args.rank is not None and not args.save:
+        raise SpecError("--rank is for --save, which writes the adapter; give --save DIR, or leave --rank out")
+
+
+def format_saved(record: Mapping[str, Any]) -> list[str]:
+    """Return the lines on what `--save` wrote."""
     lines = [f"{k + ':':<21}{record[k]}" for k in ("saved", "card") if k in record]
     if "discarded" in record:
         lines.append(f"{'discarded:':<21}{number(100 * record['discarded'])} % of the merged update's squared norm")
-    emit(args.json, record, "\n".join([format_sweep(record), *lines]))
-    return ExitCode.DONE
+    return lines
 
 
 @command(RUN_DIR, _DIGEST, _DATA, SERVED)

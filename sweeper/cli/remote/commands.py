@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sweeper.cli.commands.inspect import emit_pair, emit_trials, list_knobs
+from sweeper.cli.commands.inspect import check_rank, emit_pair, emit_trials, list_knobs
 from sweeper.cli.commands.names import emit_merges, emit_noises, emit_spaces, select_spaces
 from sweeper.cli.commands.recommend import FIXED, check_form, emit_recommendation, wants_noise
 from sweeper.cli.output import emit
@@ -21,6 +21,7 @@ from sweeper.cli.parsing import Arguments
 from sweeper.cli.remote.follow import exit_code, follow
 from sweeper.cli.remote.output import by_objective, emit_results, emit_status, format_estimate, page_of, sweep_table
 from sweeper.cli.remote.request import LOCAL, SweepRequest, read_changes, refuse
+from sweeper.cli.remote.saving import save_winner
 from sweeper.cli.sweep_options import check_pilot
 from sweeper.client import Client, ClientError
 from sweeper.client.models import Sweep
@@ -142,11 +143,12 @@ def _list_knobs(spec: Mapping[str, Any]) -> list[str]:
 
 
 def best(args: Arguments) -> int:
-    """`sweeper best ID [--save FILE]`."""
-    refuse(args, {**_NO_NOISE, "rank": "it sends the weights as one file"})
+    """`sweeper best ID [--save FILE|DIR]`."""
+    refuse(args, _NO_NOISE)
+    check_rank(args)
     with _client(args) as client:
         sweep = client.sweep(args.dir)
-        saved = str(client.download_weights(args.dir, args.save)) if args.save else None
+        saved = save_winner(client, sweep, Path(args.save).expanduser(), args.rank) if args.save else {}
         emit_results(args.json, client, sweep, saved)
     return ExitCode.DONE
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sweeper.cli.commands.inspect import format_saved
 from sweeper.cli.output import emit
 from sweeper.client import Client, ClientError
 from sweeper.client.models import Advice, Estimate, Sweep, SweepDetail
@@ -27,8 +28,8 @@ def _format_verdict(sweep: Sweep) -> list[str]:
     return [*verdict, *(wrap(f"warning: {line}", 0) for line in sweep.warnings)]
 
 
-def emit_results(as_json: bool, client: Client, sweep: SweepDetail, saved: str | None = None) -> None:
-    """Print the results of a sweep, with the keys of `sweeper best --json` for a run folder."""
+def emit_results(as_json: bool, client: Client, sweep: SweepDetail, saved: Mapping[str, Any] | None = None) -> None:
+    """Print the results of a sweep and what was saved, with the keys of `sweeper best --json` for a run folder."""
     from sweeper.analysis.scorecard.answer import format_answer
     from sweeper.analysis.text import format_best
 
@@ -46,7 +47,7 @@ def emit_results(as_json: bool, client: Client, sweep: SweepDetail, saved: str |
         "recommendations": by_objective(advice),
         "warnings": list(sweep.warnings),
         "page": page_of(client, sweep),
-        **({"saved": saved} if saved else {}),
+        **(saved or {}),
     }
     counts = ", ".join(f"{n} {outcome}" for outcome, n in sweep.progress.outcomes.items()) or "none yet"
     parts = [
@@ -57,8 +58,9 @@ def emit_results(as_json: bool, client: Client, sweep: SweepDetail, saved: str |
         parts.insert(0, format_answer(answer))
     parts.append(format_best(record))
     parts += [f"hyperparameters that reach the best noise for {a.objective}\n{a.text}" for a in advice]
-    places = {"sweep": sweep.id, "page": record["page"], "saved": saved}
-    parts.append("\n".join(f"{name + ':':<21}{place}" for name, place in places.items() if place))
+    places = {"sweep": sweep.id, "page": record["page"]}
+    lines = [f"{name + ':':<21}{place}" for name, place in places.items() if place]
+    parts.append("\n".join([*lines, *format_saved(record)]))
     emit(as_json, record, "\n\n".join(parts))
 
 

@@ -62,7 +62,10 @@ class ServiceResults(Output):
     recommendations: dict[str, Advice] = say("objective -> settings that reach its best noise")
     warnings: list[str] = say("reasons to doubt numbers")
     page: str = say("address of the page")
-    saved: str = say("file of the weights, with `--save`", sometimes=True)
+    saved: str = say("file or folder of the weights, with `--save`", sometimes=True)
+    card: str = say("file of the model card, with `--save`", sometimes=True)
+    discarded: float = say("share of the merged update's squared norm that an adapter lacks, with `--rank`",
+                           sometimes=True)  # fmt: skip
 
 
 class ServicePage(Output):

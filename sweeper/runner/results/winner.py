@@ -100,10 +100,7 @@ def save_winner(
     """
     if PairSpec.from_json(row["spec"]).is_language_model and target.suffix != ".safetensors":
         return export_winner(folder, spec, row, target, rank)
-    if rank is not None:
-        raise SpecError(f"--rank needs a folder of a language model as --save, got {target} of model {row['model']}")
-    if target.is_dir():
-        raise SpecError(f"--save must be a file, but {target} is a folder")
+    check_file(target, row["model"], rank)
     card = check_card(target)
     try:
         fetch_weights(folder, spec, row, target)
@@ -111,6 +108,18 @@ def save_winner(
     except OSError as error:
         raise SpecError(f"cannot write {target}: {error.strerror or error}") from None
     return Saved(target.absolute(), card.absolute())
+
+
+def check_file(target: Path, model: str, rank: int | None) -> None:
+    """Check that weights can become a file.
+
+    Raises:
+        SpecError: There is a rank, which needs a folder, or the target is a folder.
+    """
+    if rank is not None:
+        raise SpecError(f"--rank needs a folder of a language model as --save, got {target} of model {model}")
+    if target.is_dir():
+        raise SpecError(f"--save must be a file, but {target} is a folder")
 
 
 def fetch_weights(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], target: Path) -> None:

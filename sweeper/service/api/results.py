@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import nullcontext
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
 
+from sweeper.client.archive import ARCHIVE, DISCARDED, NAME
 from sweeper.client.models import Advice, SettingsAdvice, TrialPage
 from sweeper.errors import AwayError, SpecError
 from sweeper.search.objectives import OBJECTIVES
@@ -289,6 +290,47 @@ def get_best_weights(api: ApiDependency, user: Viewer, sweep: SweepId) -> Respon
         head = {"Content-Disposition": f'attachment; filename="{sweep}.safetensors"'}
         return Response(weights, media_type=SAFETENSORS, headers=head)
     return FileResponse(weights, media_type=SAFETENSORS, filename=f"{sweep}.safetensors")
+
+
+@router.get(
+    "/best/model",
+    response_class=StreamingResponse,
+    summary="Download the winner as a model folder",
+    dependencies=[Expensive],
+    responses={
+        **documented(404, 409, 413),
+        200: {
+            "description": "A tar file with the folder's files. A process writes the folder first.",
+            "content": {ARCHIVE: _BYTES},
+            "headers": {
+                DISCARDED: {
+                    "schema": {"type": "string"},
+                    "description": "Share of the merged update's squared norm that an adapter lacks.",
+                }
+            },
+        },
+    },
+)
+def get_best_model(
+    api: ApiDependency,
+    user: Viewer,
+    sweep: SweepId,
+    rank: Annotated[
+        int | None, Query(ge=1, le=65536, description="Rank of an adapter; by default the whole model.")
+    ] = None,
+    name: Annotated[str, Query(pattern=f"^{NAME.pattern}$", description="Name of the folder on its card.")] = "model",
+) -> Response:
+    """Return the merged language model of the winning trial as `from_pretrained` loads it, with its card."""
+    packed = api.service.models.pack(api.visible_entry(user, sweep), name, rank)
+    head = {"Content-Length": str(packed.size), "Content-Disposition": f'attachment; filename="{sweep}.tar"'}
+    head |= {} if packed.discarded is None else {DISCARDED: repr(packed.discarded)}
+    return StreamingResponse(_read_parts(packed.content), media_type=ARCHIVE, headers=head)
+
+
+def _read_parts(content: IO[bytes]) -> Iterator[bytes]:
+    with content:
+        while part := content.read(1 << 20):
+            yield part
 
 
 @router.get(

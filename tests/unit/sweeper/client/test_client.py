@@ -1,5 +1,6 @@
 """Pages, weights and what is asked of a sweep."""
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from sweeper.client import Client, ClientError
+from sweeper.client.archive import pack_folder
+from sweeper.client.connection import check_room
 from sweeper.client.models import State
 from sweeper.errors import SpecError
 from tests.support.fake_service import DROP, FakeService, sweep
+from tests.support.service_answers import refused
 from tests.support.trial_rows import trial
 
 FIRST = "/v1/sweeps/synthetic-1"
@@ -80,6 +84,38 @@ def test_weights_are_there_whole_or_not_at_all(service: FakeService, client: Cli
     with pytest.raises(SpecError, match=r"cannot write .*: No such file or directory"):
         client.download_weights("synthetic-1", tmp_path / "no" / "w")
     assert [p.name for p in tmp_path.iterdir()] == ["w"]
+
+
+def test_a_model_folder_is_there_whole_or_not_at_all(service: FakeService, client: Client, tmp_path: Path) -> None:
+    service.sweeps["synthetic-1"] = sweep(state="done")
+    path, folder = f"{FIRST}/best/model", tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "README.md").write_text("card")
+    content = io.BytesIO()
+    pack_folder(folder, content)
+    service.answers["GET", path] = 200, "application/x-tar", content.getvalue(), {"Sweeper-Discarded": "0.25"}
+    service.fault("GET", path, DROP)
+    assert client.save_model("synthetic-1", tmp_path / "ours", rank=4) == 0.25
+    assert (tmp_path / "ours" / "README.md").read_text() == "card"
+    assert service.asked("GET", path)[-1][0] == {"rank": ["4"], "name": ["ours"]}
+    asked = len(service.seen)
+    with pytest.raises(SpecError, match="ours exists; choose another folder"):
+        client.save_model("synthetic-1", tmp_path / "ours")
+    assert len(service.seen) == asked  # before the service writes a model
+    service.answers["GET", path] = 200, "application/x-tar", content.getvalue()[:100], {}
+    with pytest.raises(SpecError, match="damaged archive"):
+        client.save_model("synthetic-1", tmp_path / "none")
+    service.answers["GET", path] = refused(409, "it has no folder")
+    with pytest.raises(ClientError, match="it has no folder"):
+        client.save_model("synthetic-1", tmp_path / "none")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "theirs"]
+
+
+def test_a_download_needs_room(tmp_path: Path) -> None:
+    check_room(tmp_path / "w", "1000")
+    check_room(tmp_path / "w", "")
+    with pytest.raises(SpecError, match=r"needs 1000000000\.0 GB, but .* GB are free"):
+        check_room(tmp_path / "w", str(10**18))
 
 
 def test_requests_about_a_sweep(service: FakeService, client: Client) -> None:

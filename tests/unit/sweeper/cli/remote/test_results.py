@@ -1,18 +1,31 @@
 """Results of a service: downloads, settings and records of a finished sweep."""
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sweeper.client.archive import pack_folder
 from tests.support.fake_service import FakeService, sweep
 from tests.support.service_answers import BEST, FIRST, WINNER, Sweeper, refused
+from tests.support.trial_rows import trial
+from trainables.spec import PairSpec
 
 pytestmark = pytest.mark.usefixtures("quick_client")
 
 
+def _winner(**spec: Any) -> dict[str, Any]:
+    settings = {"dataset": "digits", "model": "small_cnn", "learning_rate": 0.1, "batch_size": 8, **spec}
+    about = {"digest": "d2", "model": settings["model"], "dataset": "digits", "dataset_b": "", "members": 2}
+    about |= {"chosen_merge": "linear", "chosen_coefficient": 0.5, "version": "0.1.0"}
+    return trial("c2", 0.03, spec=PairSpec(**settings).to_json(), **about)
+
+
 def test_results_are_downloaded(service: FakeService, sweeper: Sweeper, tmp_path: Path) -> None:
-    service.sweeps["synthetic-1"] = sweep(state="done", best=BEST)
+    service.sweeps["synthetic-1"] = sweep(state="done", best=BEST, spec={"space": "synthetic", "trials": 4})
+    service.rows = [_winner()]
     advice = [
         {"objective": "gain_mean", "message": "at 0.01", "recommendations": [{"batch_size": 8}], "text": "a table"}
     ]
@@ -23,8 +36,38 @@ def test_results_are_downloaded(service: FakeService, sweeper: Sweeper, tmp_path
     assert code == 0
     assert "a table" in out
     assert (tmp_path / "w.safetensors").read_bytes() == b"weights"
+    assert "model.load_state_dict(load_file('w.safetensors'))" in (tmp_path / "w.md").read_text()
+    assert f"card:                {tmp_path / 'w.md'}" in out
+    code, _, err = sweeper("best", "synthetic-1", "--save", "w", "--rank", "4")
+    assert (code, "--rank needs a folder of a language model as --save, got w of model small_cnn" in err) == (2, True)
+    code, _, err = sweeper("best", "synthetic-1", "--rank", "4")
+    assert (code, "--rank is for --save" in err) == (2, True)
     record = json.loads(sweeper("best", "synthetic-1", "--json")[1])
     assert (record["best"], record["recommendations"]["gain_mean"]["text"]) == (WINNER, "a table")
+
+
+def test_a_language_model_becomes_a_folder(service: FakeService, sweeper: Sweeper, tmp_path: Path) -> None:
+    service.sweeps["synthetic-1"] = sweep(state="done", best=BEST, spec={"space": "synthetic", "trials": 4})
+    service.rows = [_winner(model="gpt", dataset="sentences", adapter={"kind": "lora", "r": 2})]
+    service.answers["GET", f"{FIRST}/best"] = 200, "application/json", json.dumps(WINNER).encode()
+    service.answers["GET", f"{FIRST}/recommendation"] = refused(409, "no optimum yet")
+    service.answers["GET", f"{FIRST}/best/weights"] = 200, "application/octet-stream", b"weights"
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "README.md").write_text("card")
+    content = io.BytesIO()
+    pack_folder(tmp_path / "packed", content)
+    discarded = {"Sweeper-Discarded": "0.25"}
+    service.answers["GET", f"{FIRST}/best/model"] = 200, "application/x-tar", content.getvalue(), discarded
+    code, out, _ = sweeper("best", "synthetic-1", "--save", "merged", "--rank", "1", "--json")
+    record = json.loads(out)
+    assert (code, record["saved"], record["discarded"]) == (0, str(tmp_path / "merged"), 0.25)
+    assert record["card"] == str(tmp_path / "merged" / "README.md")
+    assert (tmp_path / "merged" / "README.md").read_text() == "card"
+    assert sweeper("best", "synthetic-1", "--save", "again")[1].count("again") == 2
+    code, _, err = sweeper("best", "synthetic-1", "--save", "merged")
+    assert (code, "merged exists; choose another folder" in err) == (2, True)
+    assert sweeper("best", "synthetic-1", "--save", "one.safetensors")[0] == 0
+    assert (tmp_path / "one.safetensors").read_bytes() == b"weights"
 
 
 def test_settings_come_from_the_service(service: FakeService, sweeper: Sweeper) -> None:

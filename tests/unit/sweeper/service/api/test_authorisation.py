@@ -46,6 +46,7 @@ ONE = {
     ("GET", "/v1/sweeps/{sweep}/settings"): _SEEN,
     ("GET", "/v1/sweeps/{sweep}/best"): _SEEN,
     ("GET", "/v1/sweeps/{sweep}/best/weights"): _SEEN,
+    ("GET", "/v1/sweeps/{sweep}/best/model"): _SEEN,
     ("GET", "/v1/sweeps/{sweep}/report"): _SEEN,
     ("GET", "/v1/sweeps/{sweep}/events"): _SEEN,
     ("POST", "/v1/sweeps/{sweep}/stop"): _steered(202),

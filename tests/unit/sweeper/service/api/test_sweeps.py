@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -144,6 +145,21 @@ def test_trials_are_filtered(client, service):
     assert client.get(path, params=query).status_code == 200
     assert service.views.asked[-1] == (0, 100, {"digest": "a=b", "outcome": "ok"}, ("digest", "outcome"))
     for wrong in ({"where": "x"}, {"columns": "a b"}, {"where": ["digest=1", "digest=2"]}, {"columns": "nothing"}):
+        assert client.get(path, params=wrong).status_code == 422
+
+
+def test_a_model_folder_is_an_archive(client, service):
+    path = f"/v1/sweeps/{service.add('local', State.STARTING, State.DONE)}/best/model"
+    answer = client.get(path, params={"rank": 4, "name": "merged"})
+    assert service.models.asked[-1] == ("merged", 4)
+    assert answer.headers["content-type"] == "application/x-tar"
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    assert answer.headers["sweeper-discarded"] == "0.125"
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+        assert archive.getnames() == ["README.md"]
+    assert "sweeper-discarded" not in client.get(path).headers
+    assert service.models.asked[-1] == ("model", None)
+    for wrong in ({"rank": 0}, {"rank": "x"}, {"name": "../x"}, {"name": ".x"}, {"name": "a/b"}):
         assert client.get(path, params=wrong).status_code == 422
 
 

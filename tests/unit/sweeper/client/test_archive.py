@@ -112,8 +112,8 @@ def _many(_: bytes) -> bytes:
 def _twice(_: bytes) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as content:
-        for _ in range(2):
-            content.addfile(tarfile.TarInfo("config.json"))
+        for name in ("config.json", "config.json"):
+            content.addfile(tarfile.TarInfo(name))
     return stream.getvalue()
 
 

@@ -8,7 +8,10 @@ import numpy as np
 
 
 def dose(
-    rates: Sequence[float], batch_size: float, momentum: float, trace_sigma: Sequence[float] | Mapping[int, float]
+    rates: Sequence[float],
+    batch_size: float | Sequence[float],
+    momentum: float,
+    trace_sigma: Sequence[float] | Mapping[int, float],
 ) -> float:
     """Return sum_t eta_t^2 / (B (1 - mu)^2) tr Sigma_t [parameter norm^2].
 
@@ -19,7 +22,7 @@ def dose(
 
     Args:
         rates: Learning rate eta_t of every step.
-        batch_size: B, global, in examples.
+        batch_size: B, global, in examples; one number, or one for every step.
         momentum: mu.
         trace_sigma: tr Sigma_t [nat^2/parameter^2] of every step, or measurements by step (from 0). It is linear
             between measurements and constant before the first and after the last.
@@ -29,7 +32,8 @@ def dose(
 
     Source: random walk; arXiv 2510.04686, first version, has the same exponent 2 of 1 - mu.
     """
-    if not batch_size > 0:
+    sizes = np.broadcast_to(np.asarray(batch_size, dtype=np.float64), len(rates))
+    if not (sizes > 0).all():
         raise ValueError(f"batch_size must be > 0, got {batch_size!r}")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must lie in [0, 1), got {momentum!r}")
@@ -42,4 +46,4 @@ def dose(
         traces = np.asarray(trace_sigma, dtype=np.float64)
     if len(traces) != len(rates):
         raise ValueError(f"trace_sigma must have one value for each of the {len(rates)} steps, got {len(traces)}")
-    return float(np.dot(np.square(np.asarray(rates, dtype=np.float64)), traces) / (batch_size * (1.0 - momentum) ** 2))
+    return float(np.dot(np.square(np.asarray(rates, dtype=np.float64)), traces / sizes) / (1.0 - momentum) ** 2)

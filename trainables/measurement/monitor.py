@@ -61,7 +61,7 @@ class Watch:
         few = min(d.examples for d in self.data) // LEAST
         micro = {"micro_size": max(2, min(spec.batch_size, few))} if has_batchnorm(model) else {}
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        trained = self.legs[0].steps * spec.batch_size
+        trained = self.legs[0].passed(self.legs[0].steps, spec.batch_size)
         self.plan: Plan = plan(trained, times=self.times, parameters=size, **micro)
         if micro and self.times is None and self.plan.micro_size < SMALLEST_NORMALISED:
             self.plan = Plan(0, 0, 0)  # the share does not pay for large enough batches
@@ -154,7 +154,7 @@ class Watch:
         doses = [
             dose(
                 rates[c],
-                self.specs[c].batch_size,
+                [self.legs[c].size(t, self.specs[c].batch_size) for t in range(self.legs[c].steps)],
                 momentum,
                 {r.step: max(0.0, r.statistics.trace_sigma) for r in measured},
             )

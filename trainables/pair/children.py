@@ -150,7 +150,8 @@ class Children:
 
     def _on_epoch(self, child: int, epoch: Epoch) -> None:
         spec = self.specs[child // self.specs[0].members]
-        epochs = math.ceil(self.watch.legs[0].steps * spec.batch_size / self.lab.data[0].examples)
+        leg = self.watch.legs[0]
+        epochs = math.ceil(leg.passed(leg.steps, spec.batch_size) / self.lab.data[0].examples)
         self.report({"repeat": spec.repeat, "member": child_names(spec.members)[child % spec.members],
                      "epoch": epoch.epoch, "epochs": max(epoch.epoch, epochs), "val_loss": epoch.val.loss})  # fmt: skip
 

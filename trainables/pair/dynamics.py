@@ -19,7 +19,8 @@ def describe_dynamics(spec: PairSpec, leg: Leg) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     if spec.noise_schedule and len(leg.stable):
         ends = (leg.stable[0], leg.stable[-1])
-        start, end = (leg.rate(step) / spec.learning_rate for step in ends)
+        noise = spec.learning_rate / spec.batch_size
+        start, end = (leg.rate(step) / leg.size(step, spec.batch_size) / noise for step in ends)
         columns |= {"schedule_start": start, "schedule_end": end}
     if spec.child_b:
         a, b = (_linear_noise(s) for s in spec.child_specs())

@@ -272,17 +272,19 @@ class _Trial:
         # the rate of the epoch's last step, because the decay reduces the noise to 0
         spec, paper = self.spec, NOISE["paper"]
         defined = optimizers.family(spec.optimizer) in paper.families
-        settings = {"batch_size": self.watch.specs[index].batch_size, "momentum": spec.momentum}
+        leg, plain = self.watch.legs[index], self.watch.specs[index].batch_size
         measured = self.watch.at_epochs(index, child)
         for e in child.history:
-            statistics = measured.get(e.epoch)
+            statistics, size = measured.get(e.epoch), leg.size(e.step - 1, plain)
+            settings = {"batch_size": size, "momentum": spec.momentum, "learning_rate": e.learning_rate}
             yield HistoryRow(
                 digest=spec.digest,
                 member=member,
                 epoch=e.epoch,
                 step=e.step,
                 learning_rate=e.learning_rate,
-                noise_paper=paper.predict({**settings, "learning_rate": e.learning_rate}) if defined else None,
+                noise_paper=paper.predict(settings) if defined else None,
+                batch_size=size if leg.plan else None,
                 clipped_fraction=e.clipped if spec.clip_norm else None,
                 **finite(
                     {"train_loss": e.train_loss, "val_loss": e.val.loss, "val_accuracy": e.val.accuracy,

@@ -5,7 +5,6 @@ They do not change the trial's numbers: the children stay where they are, and ru
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from trainables.tasks.evaluation import Score, finite, recalibrate, score_weight
 from trainables.tasks.tasks import Weights
 from trainables.training.legs import Leg
 from trainables.training.loop import Course, Seeds
+from trainables.training.noise_schedules import BatchPlan
 from trainables.training.ranks import ranks
 from trainables.training.schedules import rung_steps, wsd
 
@@ -37,7 +37,9 @@ def anneal_leg(spec: PairSpec, leg: Leg, step: int, rungs: int) -> Leg:
     length = min(spec.decay * step, ANNEAL_SHARE * leg.steps / rungs) if decays else 0
     length = max(1, round(length)) if length else 0
     rate = leg.rate(step)
-    return Leg(length, lambda done: rate * wsd(done, length, 0.0, 1.0))
+    # with the batches that the child has there, so that the noise goes on from its own
+    plan = BatchPlan((leg.plan.sizes[step],) * length, (), range(0), (length,)) if leg.plan and length else None
+    return Leg(length, lambda done: rate * wsd(done, length, 0.0, 1.0), plan=plan)
 
 
 @dataclass
@@ -69,6 +71,8 @@ class Rungs:
     def steps(self, course: Course) -> list[int]:
         """Return the steps of a course's rungs."""
         per_epoch = steps_per_epoch(min(d.examples for d in course.training.data), self.specs[0].batch_size)
+        if course.leg.plan:  # whose epochs have different steps
+            per_epoch = course.leg.steps
         return rung_steps(course.leg.steps, per_epoch, self.rungs)
 
     def take(self, rung: int, courses: Sequence[Course]) -> None:
@@ -86,7 +90,7 @@ class Rungs:
                     rung=rung,
                     step=first.done,
                     steps=first.leg.steps,
-                    epoch=math.ceil(first.done / per_epoch),
+                    epoch=first.leg.epoch_of(first.done, per_epoch),
                     device_seconds=seconds,
                     **finite({"merged_loss_val": trial_score.loss, "merged_accuracy_val": trial_score.accuracy}),
                 )

@@ -112,6 +112,9 @@ class HistoryRow:
     train_loss: float | None = col("mean of the epoch's batch losses", "nat")
     val_loss: float | None = col("validation loss", "nat")
     val_accuracy: float | None = col("validation accuracy", "1")
+    batch_size: int | None = col(
+        "examples of the epoch's last step; empty where all steps take the trial's", "examples", default=None
+    )
     weight_norm: float | None = col("|theta|, Euclidean, of the trained parameters", "parameter norm", default=None)
     clipped_fraction: float | None = col("fraction of the epoch's steps whose gradient was clipped", "1", default=None)
     trace_sigma: float | None = col(

@@ -81,8 +81,9 @@ class PairSpec:
         default_factory=lambda: {},
         metadata=about(
             "Course of the noise over the stable phase: `kind` (flat, linear, cosine, step), `start`, `end`, and the "
-            "`turn` of a step. The learning rate follows it. Its mean over the phase is 1, so that only the ratio of "
-            "start and end counts, and the trial's noise is the mean."
+            "`turn` of a step. The learning rate follows it, with `by: batch_size` the batch size at equal examples. "
+            "Its mean over the phase is 1, so that only the ratio of start and end counts, and the trial's noise is "
+            "the mean."
         ),
     )
     pairing: str = field(

@@ -30,7 +30,7 @@ _MAPPINGS = (
 )  # fmt: skip
 _WINDOW = ("size", "spacing")
 MOST_WINDOWS = 8
-_SCHEDULE = ("kind", "start", "end", "turn")
+_SCHEDULE = ("kind", "start", "end", "turn", "by")
 _CHILD = ("learning_rate", "batch_size")
 SEVERAL_TASKS = ("two_task", "tasks")
 """Kinds of pairs whose children have different tasks."""
@@ -242,7 +242,7 @@ def _check_window(options: JSON) -> None:
 
 
 def _check_noise_schedule(spec: Any) -> None:
-    from trainables.training.noise_schedules import NOISE_SCHEDULES
+    from trainables.training.noise_schedules import BY, NOISE_SCHEDULES
 
     options = spec.noise_schedule
     if wrong := sorted(set(options) - set(_SCHEDULE)):
@@ -256,6 +256,19 @@ def _check_noise_schedule(spec: Any) -> None:
         check(f"noise_schedule.{name}", value, "be > 0", _number(f"noise_schedule.{name}", value) > 0)
     turn = options.get("turn", 0.5)
     check("noise_schedule.turn", turn, "lie in [0, 1]", 0 <= _number("noise_schedule.turn", turn) <= 1)
+    by = options.get("by", BY[0])
+    if by not in BY:
+        raise ValueError(f"noise_schedule.by must be one of {', '.join(BY)}, got {by!r}")
+    if by == "batch_size":
+        from trainables.training.optimizers import family
+
+        if family(spec.optimizer) not in ("sgd", "sgdw"):
+            raise ValueError(
+                f"noise_schedule.by must be learning_rate unless the optimizer is of the family of SGD, whose noise "
+                f"follows η/B, got {by!r} with {spec.optimizer}"
+            )
+        rule = "be independent with noise_schedule.by batch_size"
+        check("pairing", spec.pairing, rule, spec.pairing == "independent")
     stable = spec.schedule in ("wsd", "constant")
     check("schedule", spec.schedule, "be wsd or constant with a noise_schedule: it needs a stable phase", stable)
 

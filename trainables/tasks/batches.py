@@ -38,6 +38,20 @@ def augmentation_chunk(batch_size: int, shape: torch.Size) -> int:
     return batch_size * max(1, images // batch_size)
 
 
+def group_batches(sizes: Sequence[int], shape: torch.Size) -> list[int]:
+    """Return the number of batches of each augmentation call for batches of these sizes of images [*, ...]."""
+    most = augmentation_chunk(1, shape)
+    calls: list[int] = []
+    room = 0
+    for size in sizes:
+        if room < size:
+            calls.append(0)
+            room = max(most, size)
+        calls[-1] += 1
+        room -= size
+    return calls
+
+
 def epoch_batches(
     data: Data,
     spec: PairSpec,
@@ -47,6 +61,7 @@ def epoch_batches(
     ranks: int = 1,
     done: int = 0,
     half: int | None = None,
+    sizes: Sequence[int] = (),
 ) -> Iterator[Batch]:
     """Yield the batches of one epoch, shuffled and augmented.
 
@@ -63,6 +78,7 @@ def epoch_batches(
         half: In `pairing: antithetic`, 0 or 1: two children draw one order, in which every two batches are the halves
             of one super-batch. Each takes its half of all super-batches, then the other half of all. None takes the
             batches in order.
+        sizes: Examples of each batch of the epoch; empty for whole batches of the spec's size.
 
     Yields:
         Inputs [B / ranks, ...] and targets: int64 [B / ranks], or class probabilities [B / ranks, C] where the
@@ -73,6 +89,10 @@ def epoch_batches(
     """
     x, y, size = data.x["train"], data.y["train"], spec.batch_size
     steps = steps_per_epoch(len(y), size)
+    if sizes:
+        drawn = torch.randperm(len(y), generator=order).to(y.device)
+        yield from _planned(data, spec, augment, drawn, sizes, ranks, done)
+        return
     if size % ranks:
         raise ValueError(f"batch_size must be a multiple of the {ranks} processes that share it, got {size}")
     own = slice(rank * size // ranks, (rank + 1) * size // ranks)
@@ -86,14 +106,35 @@ def epoch_batches(
         yield image[own], target[own]
 
 
+def _planned(
+    data: Data, spec: PairSpec, augment: Generator, order: Tensor, sizes: Sequence[int], ranks: int, done: int
+) -> Iterator[Batch]:
+    """Yield batches of their own sizes; whole ones share an augmentation call as far as it has room."""
+    if ranks > 1:
+        raise ValueError(
+            f"noise_schedule.by must be learning_rate if several processes train a child, got {ranks} processes"
+        )
+    before = 0
+    for count in group_batches(sizes, data.x["train"].shape):
+        own = list(sizes[before : before + count])
+        if before + count > done:
+            start = sum(sizes[:before])
+            parts = [order[start : start + sum(own)]]
+            batches = _augmented(data, spec, augment, parts, own)
+            yield from islice(batches, max(0, done - before), None)
+        before += count
+
+
 def _take_halves(steps: int, half: int) -> list[int]:
     """Return the batches of an epoch in the order of a child; a last batch without a partner comes last."""
     paired = range(steps - steps % 2)
     return [*paired[half::2], *paired[1 - half :: 2], *range(len(paired), steps)]
 
 
-def _augmented(data: Data, spec: PairSpec, augment: Generator, parts: Sequence[Tensor]) -> Iterator[Batch]:
-    x, y, size = data.x["train"], data.y["train"], spec.batch_size
+def _augmented(
+    data: Data, spec: PairSpec, augment: Generator, parts: Sequence[Tensor], sizes: list[int] | None = None
+) -> Iterator[Batch]:
+    x, y, size = data.x["train"], data.y["train"], sizes or spec.batch_size
     for images, part in zip(x.batches(parts), parts, strict=True):
         images, targets = augmented(
             spec.augmentation, spec.augmentation_strength, images, y[part], data.classes, augment

@@ -1,13 +1,15 @@
-"""Legs: stretches of training, with the learning rate of every step."""
+"""Legs: stretches of training, with the learning rate and the batch size of every step."""
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from trainables.spec import PairSpec
 from trainables.tasks.batches import steps_per_epoch
-from trainables.training.noise_schedules import make_noise_schedule
+from trainables.training.noise_schedules import BatchPlan, make_noise_schedule, plan_batches
 from trainables.training.schedules import SCHEDULES, constant
 
 
@@ -19,11 +21,25 @@ class Leg:
         steps: Number of steps.
         rate: Step -> learning rate.
         stable: Steps at the stable learning rate, between warmup and decay.
+        plan: Batch size of every step; None if all steps take the trial's.
     """
 
     steps: int
     rate: Callable[[int], float]
     stable: range = range(0)
+    plan: BatchPlan | None = None
+
+    def size(self, step: int, batch_size: int) -> int:
+        """Return the examples of a step, from 0; `batch_size` is that of the trial."""
+        return self.plan.sizes[step] if self.plan else batch_size
+
+    def epoch_of(self, step: int, per_epoch: int) -> int:
+        """Return the epoch, from 1, of the last of `step` steps; `per_epoch` is the steps of one without a plan."""
+        return bisect_left(self.plan.ends, step) + 1 if self.plan else math.ceil(step / per_epoch)
+
+    def passed(self, step: int, batch_size: int) -> int:
+        """Return the examples of the first `step` steps."""
+        return sum(self.plan.sizes[:step]) if self.plan else step * batch_size
 
 
 def child_leg(spec: PairSpec, examples: int) -> Leg:
@@ -36,14 +52,18 @@ def child_leg(spec: PairSpec, examples: int) -> Leg:
     warmup = 0.0 if spec.protocol == "branch" else spec.warmup
     schedule = SCHEDULES[spec.schedule]
 
-    def factor(step: int) -> float:
+    def factor(step: float) -> float:
         return schedule(step, total, warmup, spec.decay)
 
     # from both ends, since most steps lie between them
     first = next((step for step in range(total) if factor(step) >= 1 - 1e-9), total)
     last = next((step for step in reversed(range(first, total)) if factor(step) >= 1 - 1e-9), first - 1)
-    stable = range(first, last + 1)
-    noise = make_noise_schedule(spec.noise_schedule, stable)
+    stable, options = range(first, last + 1), spec.noise_schedule
+    if len(stable) and options.get("by") == "batch_size":
+        per_epoch = steps_per_epoch(examples, spec.batch_size)
+        plan = plan_batches(options, factor, stable, total, per_epoch, spec.batch_size, spec.learning_rate)
+        return Leg(len(plan.sizes), lambda step: plan.rates[step], plan.stable, plan)
+    noise = make_noise_schedule(options, stable)
     return Leg(total, lambda step: spec.learning_rate * factor(step) * noise.at(step), stable)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, count, islice
+from itertools import accumulate, chain, count, islice
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from trainables.datasets.dataset import Data
 from trainables.models.seeding import Stream, seed_generators
 from trainables.models.tensors import non_finite_entries, non_finite_names
 from trainables.spec import PairSpec
-from trainables.tasks.batches import Batch, augmentation_chunk, epoch_batches, steps_per_epoch
+from trainables.tasks.batches import Batch, epoch_batches, group_batches, steps_per_epoch
 from trainables.tasks.evaluation import score_inputs
 from trainables.training.child import Child, Epoch, child_to, read_epoch
 from trainables.training.legs import Leg
@@ -267,21 +267,24 @@ class _Run:
         return [{n: self.training.spec.batch_size * v for n, v in own.items()} for own in moments]
 
     def anneal(self, leg: Leg, seeds: Sequence[Seeds]) -> list[dict[str, Tensor]]:
-        """Return the members' weights after a further leg; the optimizer state comes back as it was."""
+        """Return the members' weights after a further leg; the optimizer state comes back as it was.
+
+        The batches of the leg have the size of its first one.
+        """
         if leg.steps:
             before = copy.deepcopy(self.optimizer.state_dict())
+            spec = replace(self.training.spec, batch_size=leg.size(0, self.training.spec.batch_size))
             with seed_generators(seeds[0].order, self.training.device):
-                endless = zip(*map(self._repeat_epochs, self.training.data, seeds), strict=True)
+                streams = [self._repeat_epochs(spec, d, s) for d, s in zip(self.training.data, seeds, strict=True)]
+                endless = zip(*streams, strict=True)
                 for step, batches in enumerate(islice(endless, leg.steps)):
                     self.step(batches, leg.rate(step))
             self.optimizer.load_state_dict(before)
         return self.members.weights()
 
-    def _repeat_epochs(self, data: Data, seeds: Seeds) -> Iterator[Batch]:
+    def _repeat_epochs(self, spec: PairSpec, data: Data, seeds: Seeds) -> Iterator[Batch]:
         generators = _make_generators(seeds, self.training.device)
-        return chain.from_iterable(
-            epoch_batches(data, self.training.spec, *generators, half=seeds.half) for _ in count()
-        )
+        return chain.from_iterable(epoch_batches(data, spec, *generators, half=seeds.half) for _ in count())
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state for `restore`, without the weights."""
@@ -334,14 +337,17 @@ class _OpenEpoch:
     ) -> None:
         spec, data = training.spec, training.data
         self.number, self.start = number, start
-        self.end = start + steps_per_epoch(data[0].examples, spec.batch_size)
+        per_epoch, plan = steps_per_epoch(data[0].examples, spec.batch_size), training.leg.plan
+        sizes = plan.sizes_after(start) if plan else ()
+        self.end = start + (len(sizes) or per_epoch)
         self.states: list[tuple[Tensor, Tensor]] = [(o.get_state(), a.get_state()) for o, a in generators]
         self._generators, self._clip_norm = generators, spec.clip_norm
-        self._redraw = augmentation_chunk(spec.batch_size, data[0].x["train"].shape) // spec.batch_size
+        calls = group_batches(sizes or [spec.batch_size] * per_epoch, data[0].x["train"].shape)
+        self._redraws = frozenset(accumulate(calls))
         share = ranks.rank, ranks.size, skip
         halves = [s.half for s in training.seeds]
         batches = [
-            epoch_batches(d, spec, *g, *share, half) for d, g, half in zip(data, generators, halves, strict=True)
+            epoch_batches(d, spec, *g, *share, half, sizes) for d, g, half in zip(data, generators, halves, strict=True)
         ]
         self.batches: Iterator[tuple[Batch, ...]] = zip(*batches, strict=True)
         self.losses: list[Tensor] = []
@@ -353,7 +359,7 @@ class _OpenEpoch:
         if unclipped_norm is not None:
             self.clipped += unclipped_norm > self._clip_norm
         # the next step draws new augmented images
-        if len(self.losses) % self._redraw == 0:
+        if len(self.losses) in self._redraws:
             augment = [a.get_state() for _, a in self._generators]
             self.states = [(order, a) for (order, _), a in zip(self.states, augment, strict=True)]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from trainables.registry import Registry
@@ -12,6 +14,8 @@ from trainables.registry import Registry
 Shape = Callable[[float, float, float, float], float]
 NOISE_SCHEDULES: Registry[Shape] = Registry("noise schedule")
 START, END, TURN = "start", "end", "turn"
+BY = ("learning_rate", "batch_size")
+"""What follows the course of the noise."""
 
 
 @NOISE_SCHEDULES.register("flat")
@@ -69,8 +73,103 @@ def make_noise_schedule(options: Mapping[str, Any], stable: range) -> NoiseSched
     """
     if not options or not len(stable):
         return NoiseSchedule(())
-    shape = NOISE_SCHEDULES[options["kind"]]
-    start, end, turn = (float(options.get(name, default)) for name, default in ((START, 1), (END, 1), (TURN, 0.5)))
-    values = [shape((i + 0.5) / len(stable), start, end, turn) for i in range(len(stable))]
+    shape = make_shape(options)
+    values = [shape((i + 0.5) / len(stable)) for i in range(len(stable))]
     mean = math.fsum(values) / len(values)
     return NoiseSchedule(tuple(v / mean for v in values), stable.start)
+
+
+def make_shape(options: Mapping[str, Any]) -> Callable[[float], float]:
+    """Return the course of a noise schedule: place in [0, 1] of the stable phase -> noise, up to a factor."""
+    shape = NOISE_SCHEDULES[options["kind"]]
+    start, end, turn = (float(options.get(name, default)) for name, default in ((START, 1), (END, 1), (TURN, 0.5)))
+    return lambda place: shape(place, start, end, turn)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Batch size and learning rate of every step of a child whose batch size follows a noise schedule.
+
+    Attributes:
+        sizes: Examples of every step.
+        rates: Learning rate of every step.
+        stable: Steps of the stable phase.
+        ends: Number of steps at the end of every epoch.
+    """
+
+    sizes: tuple[int, ...]
+    rates: tuple[float, ...]
+    stable: range
+    ends: tuple[int, ...]
+
+    def sizes_after(self, start: int) -> tuple[int, ...]:
+        """Return the batch sizes of the epoch that begins after `start` steps; empty after the last one."""
+        return self.sizes[start : next((end for end in self.ends if end > start), start)]
+
+
+def plan_batches(
+    options: Mapping[str, Any],
+    factor: Callable[[float], float],
+    stable: range,
+    steps: int,
+    per_epoch: int,
+    batch_size: int,
+    learning_rate: float,
+) -> BatchPlan:
+    """Return the batches of a child that sees as many examples as with `steps` batches of the trial's size.
+
+    With s the course of the noise, a step takes about B/s examples, whole and at least min(2, B), and its learning
+    rate takes the rest: eta_t = eta f s B_t/B, so that eta_t/B_t = f s eta/B exactly. f is the factor of warmup and
+    decay. Both follow the examples seen, not the steps; the mean of s over the examples of the stable phase is 1.
+    Batches do not cross the end of an epoch: towards it they share the rest evenly.
+
+    Args:
+        options: The field `noise_schedule`.
+        factor: Step of a child with the trial's batch size, from 0 and not only whole, -> f.
+        stable: Stable phase of that child.
+        steps: Steps of that child.
+        per_epoch: Steps of its epochs.
+        batch_size: B of the trial.
+        learning_rate: eta of the trial.
+
+    Source: Smith et al. 2018, arXiv 1711.00489, section 2: a batch size times s for a learning rate over s keeps
+    eta/B.
+    """
+    shape, size = make_shape(options), batch_size
+    flat = make_noise_schedule(options, stable)
+    first, length = stable.start, max(1, len(stable))
+    mean = shape(0.5 / length) / flat.at(first)
+
+    def course(middle: float) -> float:
+        # the noise before the phase is that of its first step, after it that of its last one
+        place = min(max(middle - first, 0.5), length - 0.5) / length
+        return shape(place) / mean
+
+    def scaled(seen: int, own: int) -> float:
+        return own * course((seen + own / 2) / size)
+
+    sizes: list[int] = []
+    relative: list[float] = []
+    factors: list[float] = []
+    ends: list[int] = []
+    seen, total = 0, steps * size
+    while seen < total:
+        left = min(total - seen, per_epoch * size - seen % (per_epoch * size))
+        # the least batch with B_t s >= B, s at its middle
+        wanted = 1 + bisect_left(range(1, left), size, key=partial(scaled, seen))
+        own = round(left / max(1, round(left / wanted)))
+        own = min(left, max(own, min(2, size)))
+        own = left if left - own < min(2, size) else own
+        middle = (seen + own / 2) / size
+        sizes.append(own)
+        relative.append(course(middle))
+        factors.append(factor(middle - 0.5))
+        seen += own
+        if seen % (per_epoch * size) == 0 or seen == total:
+            ends.append(len(sizes))
+    inside = [i for i, f in enumerate(factors) if f >= 1 - 1e-9]
+    held = range(inside[0], inside[-1] + 1) if inside else range(0)
+    # rounding moves the mean a little; the learning rate takes this, too
+    mean = math.fsum(relative[i] * sizes[i] for i in held) / max(1, sum(sizes[i] for i in held)) if inside else 1.0
+    rates = [learning_rate * f * s / mean * b / size for f, s, b in zip(factors, relative, sizes, strict=True)]
+    return BatchPlan(tuple(sizes), tuple(rates), held, tuple(ends))

@@ -7,21 +7,21 @@ from collections.abc import Callable
 
 from trainables.registry import Registry
 
-Schedule = Callable[[int, int, float, float], float]
+Schedule = Callable[[float, int, float, float], float]
 SCHEDULES: Registry[Schedule] = Registry("schedule")
 
 
-def _warm(step: int, steps: int, warmup: float) -> float:
+def _warm(step: float, steps: int, warmup: float) -> float:
     length = round(warmup * steps)
     return min(1.0, (step + 1) / length) if length else 1.0
 
 
 @SCHEDULES.register("wsd")
-def wsd(step: int, steps: int, warmup: float, decay: float) -> float:
+def wsd(step: float, steps: int, warmup: float, decay: float) -> float:
     """Return the factor of linear warmup, a stable phase, then a decay of 1 - sqrt((t - t_hold) / T_decay).
 
     Args:
-        step: Step, from 0.
+        step: Step, from 0; between two steps, too.
         steps: Number of steps T.
         warmup: Share of the steps in the warmup.
         decay: Share of the steps in the decay, T_decay / T.
@@ -39,13 +39,13 @@ def wsd(step: int, steps: int, warmup: float, decay: float) -> float:
 
 
 @SCHEDULES.register("constant")
-def constant(step: int, steps: int, warmup: float, decay: float) -> float:
+def constant(step: float, steps: int, warmup: float, decay: float) -> float:
     """Return the factor of linear warmup, then 1."""
     return _warm(step, steps, warmup)
 
 
 @SCHEDULES.register("cosine")
-def cosine(step: int, steps: int, warmup: float, decay: float) -> float:
+def cosine(step: float, steps: int, warmup: float, decay: float) -> float:
     """Return the factor of linear warmup, then half a cosine down to 0.
 
     Source: Loshchilov & Hutter 2016, arXiv 1608.03983, eq. 5.

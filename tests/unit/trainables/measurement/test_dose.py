@@ -48,3 +48,9 @@ def test_wrong_input_is_refused(change: dict[str, Any], message: str) -> None:
     right: dict[str, Any] = {"rates": [0.1, 0.1], "batch_size": 4, "momentum": 0.5, "trace_sigma": [1.0, 1.0]}
     with pytest.raises(ValueError, match=message):
         dose(**{**right, **change})
+
+
+def test_batch_sizes_of_every_step() -> None:
+    assert dose([0.1, 0.2], [4, 2], 0.5, [2.0, 3.0]) == pytest.approx(4 * (0.01 * 2 / 4 + 0.04 * 3 / 2))
+    with pytest.raises(ValueError, match="batch_size must be > 0"):
+        dose([0.1, 0.2], [4, 0], 0.5, [2.0, 3.0])

@@ -32,6 +32,38 @@ def test_a_schedule_stands_in_the_row_and_in_the_history() -> None:
     assert run_pair(replace(spec, noise_schedule={}), QUIET).result.schedule_start is None
 
 
+def test_a_schedule_by_the_batch_size_keeps_examples_and_mean_noise() -> None:
+    spec = digits_spec(batch_size=32, warmup=0.0, decay=0.0, epochs=4, merges=("linear",))
+    rising, falling = ({"kind": "linear", "start": a, "end": b, "by": "batch_size"} for a, b in ((1, 4), (4, 1)))
+    up, down = (run_pair(replace(spec, noise_schedule=s), Runtime(measure=2)) for s in (rising, falling))
+    for output, sign in ((up, 1), (down, -1)):
+        row = output.result
+        assert row.outcome == "ok"
+        assert row.noises["paper"] == pytest.approx(0.05 / 32 / 0.1)
+        own = [h for h in output.history if h.member == "a"]
+        assert [h.epoch for h in own] == [1, 2, 3, 4]
+        assert row.steps == own[-1].step != 88
+        assert all(h.noise_paper == pytest.approx(h.learning_rate / h.batch_size / 0.1) for h in own)
+        noises, sizes = [h.noise_paper for h in own], [h.batch_size for h in own]
+        assert noises == sorted(noises)[::sign]
+        assert sizes == sorted(sizes)[::-sign]
+        ratio = row.schedule_end / row.schedule_start
+        assert ratio == pytest.approx(4.0**sign, rel=0.15)
+        assert noises[-1] == pytest.approx(row.schedule_end * row.noises["paper"])
+        assert row.noises["dose"] > 0
+    plain = run_pair(spec, QUIET)
+    assert {h.batch_size for h in plain.history} == {None}
+
+
+def test_rungs_of_batches_that_grow_keep_the_noise() -> None:
+    schedule = {"kind": "linear", "start": 4, "end": 1, "by": "batch_size"}
+    spec = digits_spec(batch_size=32, noise_schedule=schedule, epochs=4, merges=("linear",))
+    with_rungs, without = run_pair(spec, Runtime(measure=0, rungs=2)), run_pair(spec, QUIET)
+    assert [r.rung for r in with_rungs.rungs] == [1, 2]
+    assert with_rungs.result.scores == without.result.scores
+    assert with_rungs.rungs[0].epoch <= with_rungs.rungs[1].epoch <= 4
+
+
 def test_antithetic_children_take_complementary_halves() -> None:
     spec = digits_spec(batch_size=32, pairing="antithetic", augmentation="none")
     from trainables.datasets.load import load

@@ -23,7 +23,7 @@ from trainables.runtime import Runtime, Stop
         {"optimizer": "adamw", "learning_rate": 1e-3, "momentum": 0.0, "merges": ("linear", "fisher_adam")},
         {"protocol": "branch", "branch_step": 12, "augmentation": "crop_flip+mixup"},
         {"protocol": "scratch", "merges": ("linear",)},
-        {"pair_kind": "split_data", "epochs": 2},
+        {"noise_schedule": {"kind": "cosine", "end": 4, "by": "batch_size"}, "pair_kind": "split_data", "epochs": 2},
         {"pair_kind": "two_task", "dataset_b": "digits", "dataset_b_options": {"label_noise": 0.2}},
     ],
     ids=str,

@@ -10,7 +10,7 @@ from trainables.datasets.augmentation import AUGMENTATIONS, augment
 from trainables.datasets.dataset import Data, DataError
 from trainables.result import SPLITS
 from trainables.spec import PairSpec
-from trainables.tasks.batches import augmentation_chunk, epoch_batches, halves, steps_per_epoch
+from trainables.tasks.batches import augmentation_chunk, epoch_batches, group_batches, halves, steps_per_epoch
 
 SPEC = PairSpec("any", "any", learning_rate=0.1, batch_size=12, augmentation_strength=0.8)
 every_augmentation = pytest.mark.parametrize("name", [*sorted(AUGMENTATIONS), "crop_flip+mixup"])
@@ -65,6 +65,40 @@ def test_streamed_batches_are_the_resident_ones(name: str) -> None:
     for (x, y), (xs, ys) in zip(_epoch(_data(), spec), _epoch(_data(streamed=True), spec), strict=True):
         assert torch.equal(x, xs)
         assert torch.equal(y, ys)
+
+
+def test_batches_of_their_own_sizes_share_the_drawn_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainables.tasks.batches.AUGMENT_IMAGES", 20)
+    data, sizes = _data(), (5, 12, 7, 24)
+    assert group_batches(sizes, data.x["train"].shape) == [2, 1, 1]
+
+    def epoch(done: int, augment: Generator) -> list[tuple[Tensor, Tensor]]:
+        order = Generator().manual_seed(1)
+        spec = replace(SPEC, augmentation="crop_flip+mixup")
+        return list(epoch_batches(data, spec, order, augment, done=done, sizes=sizes))
+
+    whole = epoch(0, Generator().manual_seed(2))
+    assert [len(x) for x, _ in whole] == list(sizes)
+    plain = list(epoch_batches(data, SPEC, Generator().manual_seed(1), Generator(), sizes=sizes))
+    index = torch.randperm(52, generator=Generator().manual_seed(1))[:48]
+    assert torch.equal(torch.cat([y for _, y in plain]), data.y["train"][index])
+    # the second call draws where the first one ended
+    again = Generator().manual_seed(2)
+    rest = epoch(1, again)
+    assert all(
+        torch.equal(a, b) for one, other in zip(rest, whole[1:], strict=True) for a, b in zip(one, other, strict=True)
+    )
+    with pytest.raises(
+        ValueError, match=r"noise_schedule\.by must be learning_rate if several processes train a child"
+    ):
+        next(epoch_batches(data, SPEC, Generator(), Generator(), 0, 2, sizes=sizes))
+
+
+def test_equal_batches_share_a_call_as_before() -> None:
+    shape = torch.Size([1, 3, 64, 64])
+    for size, count in ((1, 5000), (16, 300), (100, 90), (4097, 3)):
+        calls, most = group_batches([size] * count, shape), augmentation_chunk(size, shape) // size
+        assert calls == [most] * (count // most) + [count % most] * bool(count % most)
 
 
 def test_ranks_must_divide_the_batch() -> None:

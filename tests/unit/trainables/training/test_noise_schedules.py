@@ -44,6 +44,73 @@ def test_without_a_schedule_nothing_changes() -> None:
     assert SPEC.digest == PairSpec.from_mapping({**_fields(SPEC), "noise_schedule": {}, "child_b": {}}).digest
 
 
+# -- by the batch size ------------------------------------------------------------------------------------------------
+
+
+def _by_batch(**changes: object) -> PairSpec:
+    schedule = {"kind": "linear", "start": 1, "end": 4, "by": "batch_size"}
+    return PairSpec.from_mapping({**_fields(SPEC), "noise_schedule": schedule, **changes})
+
+
+@pytest.mark.parametrize("kind", [*NOISE_SCHEDULES])
+@pytest.mark.parametrize(("start", "end"), [(0.25, 4.0), (3.0, 1.0)])
+@pytest.mark.parametrize("batch_size", [1, 10, 64])
+def test_the_batch_follows_the_noise_at_equal_examples(kind: str, start: float, end: float, batch_size: int) -> None:
+    schedule = {"kind": kind, "start": start, "end": end, "turn": 0.3, "by": "batch_size"}
+    spec = _by_batch(noise_schedule=schedule, batch_size=batch_size)
+    leg = child_leg(spec, 1000)
+    assert leg.plan is not None
+    sizes = leg.plan.sizes
+    assert leg.steps == len(sizes) == len(leg.plan.rates)
+    assert sum(sizes) == leg.passed(leg.steps, batch_size) == 100 * batch_size
+    assert min(sizes) >= min(2, batch_size)
+    # epochs keep their examples, and the last one may be incomplete
+    whole = 1000 // batch_size * batch_size
+    parts = [sum(leg.plan.sizes[a:b]) for a, b in zip((0, *leg.plan.ends), leg.plan.ends, strict=False)]
+    assert set(parts[:-1]) <= {whole}
+    # eta/B is the course of the noise, weighted by the examples seen
+    noise = [leg.rate(t) / sizes[t] * batch_size / 0.1 for t in leg.stable]
+    weights = [sizes[t] for t in leg.stable]
+    assert sum(n * w for n, w in zip(noise, weights, strict=True)) / sum(weights) == pytest.approx(1, rel=1e-9)
+    if kind != "flat" and batch_size == 10:
+        assert noise[-1] / noise[0] == pytest.approx(end / start, rel=0.3)
+        rates = [leg.rate(t) for t in leg.stable]
+        assert max(rates) / min(rates) < 2 < max(weights) / min(weights)
+
+
+def test_batches_by_hand() -> None:
+    schedule = {"kind": "step", "start": 1, "end": 4, "turn": 0.5, "by": "batch_size"}
+    spec = _by_batch(noise_schedule=schedule, batch_size=20, steps=10, warmup=0.0, decay=0.0)
+    leg = child_leg(spec, 200)
+    # 100 examples at .4 of the noise, 100 at 1.6 of it: B = 50 and 12.5
+    assert leg.plan is not None
+    assert leg.plan.sizes[:2] == (50, 50)
+    assert sum(leg.plan.sizes[2:]) == 100
+    assert set(leg.plan.sizes[2:]) <= {12, 13}
+    assert leg.rate(0) == pytest.approx(0.1)
+    assert leg.rate(5) == pytest.approx(0.1 * 1.6 * leg.plan.sizes[5] / 20)
+    assert [leg.epoch_of(t, 10) for t in (1, leg.steps)] == [1, 1]
+
+
+def test_a_flat_batch_schedule_is_the_plain_trial() -> None:
+    leg, plain = child_leg(_by_batch(noise_schedule={"kind": "flat", "by": "batch_size"}), 1000), child_leg(SPEC, 1000)
+    assert leg.steps == plain.steps
+    assert leg.stable == plain.stable
+    assert {leg.size(t, 10) for t in range(100)} == {10}
+    assert [leg.rate(t) for t in range(100)] == pytest.approx([plain.rate(t) for t in range(100)], abs=1e-15)
+
+
+def test_warmup_and_decay_follow_the_examples() -> None:
+    leg, plain = child_leg(_by_batch(), 1000), child_leg(SPEC, 1000)
+    assert leg.plan is not None
+    assert leg.rate(0) < leg.rate(leg.stable[0])
+    last, at = leg.steps - 1, leg.passed(leg.steps - 1, 10)
+    ends = [leg.rate(t) / leg.size(t, 10) for t in (leg.stable[-1], last)]
+    # the same share of the decay as that of a plain child after as many examples
+    assert at / 10 == pytest.approx(99, abs=1)
+    assert ends[1] / ends[0] == pytest.approx(plain.rate(99) / 0.1, rel=0.3)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -53,6 +120,18 @@ def test_without_a_schedule_nothing_changes() -> None:
         ({"noise_schedule": {"kind": "linear", "end": 0}}, r"noise_schedule\.end must be > 0, got 0"),
         ({"noise_schedule": {"kind": "step", "turn": 2}}, r"noise_schedule\.turn must lie in \[0, 1\], got 2"),
         ({"noise_schedule": {"kind": "flat"}, "schedule": "cosine"}, r"schedule must be wsd or constant with a noise"),
+        (
+            {"noise_schedule": {"kind": "flat", "by": "beta"}},
+            "noise_schedule.by must be one of learning_rate, b",
+        ),
+        (
+            {"noise_schedule": {"kind": "flat", "by": "batch_size"}, "pairing": "antithetic"},
+            "pairing must be independent with noise_schedule.by batch_size, got 'antithetic'",
+        ),
+        (
+            {"noise_schedule": {"kind": "flat", "by": "batch_size"}, "optimizer": "adamw"},
+            "noise_schedule.by must be learning_rate unless the optimizer is of the family of SGD.* with adamw",
+        ),
         ({"child_b": {"momentum": 0.5}}, r"unknown field of child_b 'momentum'"),
         ({"child_b": {"learning_rate": -1}}, r"child_b\.learning_rate must be > 0, got -1"),
         ({"child_b": {"batch_size": 2.5}}, r"child_b\.batch_size must be > 0 and whole, got 2\.5"),

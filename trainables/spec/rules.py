@@ -260,13 +260,6 @@ def _check_noise_schedule(spec: Any) -> None:
     if by not in BY:
         raise ValueError(f"noise_schedule.by must be one of {', '.join(BY)}, got {by!r}")
     if by == "batch_size":
-        from trainables.training.optimizers import family
-
-        if family(spec.optimizer) not in ("sgd", "sgdw"):
-            raise ValueError(
-                f"noise_schedule.by must be learning_rate unless the optimizer is of the family of SGD, whose noise "
-                f"follows η/B, got {by!r} with {spec.optimizer}"
-            )
         rule = "be independent with noise_schedule.by batch_size"
         check("pairing", spec.pairing, rule, spec.pairing == "independent")
     stable = spec.schedule in ("wsd", "constant")

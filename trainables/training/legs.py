@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from trainables.spec import PairSpec
 from trainables.tasks.batches import steps_per_epoch
 from trainables.training.noise_schedules import BatchPlan, make_noise_schedule, plan_batches
+from trainables.training.optimizers import family
 from trainables.training.schedules import SCHEDULES, constant
 
 
@@ -59,12 +60,26 @@ def child_leg(spec: PairSpec, examples: int) -> Leg:
     first = next((step for step in range(total) if factor(step) >= 1 - 1e-9), total)
     last = next((step for step in reversed(range(first, total)) if factor(step) >= 1 - 1e-9), first - 1)
     stable, options = range(first, last + 1), spec.noise_schedule
+    check_steering(spec)
     if len(stable) and options.get("by") == "batch_size":
         per_epoch = steps_per_epoch(examples, spec.batch_size)
         plan = plan_batches(options, factor, stable, total, per_epoch, spec.batch_size, spec.learning_rate)
         return Leg(len(plan.sizes), lambda step: plan.rates[step], plan.stable, plan)
     noise = make_noise_schedule(options, stable)
     return Leg(total, lambda step: spec.learning_rate * factor(step) * noise.at(step), stable)
+
+
+def check_steering(spec: PairSpec) -> None:
+    """Check that the noise of the trial's optimizer follows eta/B where a field relies on it.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if spec.noise_schedule.get("by") == "batch_size" and family(spec.optimizer) not in ("sgd", "sgdw"):
+        raise ValueError(
+            "noise_schedule.by must be learning_rate unless the optimizer is of the family of SGD, whose noise follows "
+            f"η/B, got 'batch_size' with {spec.optimizer}"
+        )
 
 
 def trunk_leg(spec: PairSpec) -> Leg:

@@ -28,6 +28,7 @@ from dashboards.views.section import Control
 from sweeper.analysis.best import find_over_limits
 from sweeper.analysis.posterior import Posterior, fit_posterior
 from sweeper.analysis.regime import Regime, fit_regime
+from sweeper.analysis.stages.designed import find_share, select_designed
 from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS, Objective
 from trainables.noise import NOISE
 from trainables.result import SPLITS
@@ -114,6 +115,16 @@ def choose(run: Run, selection: Selection) -> Choice:
 def group_points(run: Run, noise: str, columns: tuple[str, ...]) -> list[ConfigPoint]:
     """Return one record per configuration, see `dashboards.data.configurations.group_configurations`."""
     return group_configurations(run.tables["trials"], noise, columns, find_lost(run))
+
+
+@cache_by_content
+def compare_points(run: Run, noise: str, columns: tuple[str, ...]) -> list[ConfigPoint]:
+    """Return the points of the training budget on which the verdict rests: two budgets do not share an axis."""
+    points = group_points(run, noise, columns)
+    if not any(p.proxy for p in points):
+        return points
+    short = find_share(select_designed(run.tables["trials"], noise)) is not None
+    return [p for p in points if p.proxy == short]
 
 
 @cache_by_content

@@ -207,7 +207,7 @@ def draw_ranking(alignments: Sequence[Alignment], noise: str) -> Chart:
 def make_controls(run: Run, selection: Selection) -> tuple[Control, ...]:
     """Return the controls: noise, metric, colour, split."""
     chosen = choose(run, selection)
-    points = choices.group_points(run, chosen.noise, (chosen.goal.column,))
+    points = choices.compare_points(run, chosen.noise, (chosen.goal.column,))
     colour = Control("colour", "colour", list_options(points, choices.name_runs(run)))
     return choices.make_noise_control(run), choices.make_metric_control(run), colour, choices.make_split_control()
 
@@ -216,7 +216,7 @@ def build(run: Run, selection: Selection) -> Section:
     """Return the aligned panels, the R² of noises and knobs, and measured against predicted noise."""
     chosen = choose(run, selection)
     measure = choices.make_measure(run, chosen.name, chosen.split)
-    points = choices.group_points(run, chosen.noise, (measure.column,))
+    points = choices.compare_points(run, chosen.noise, (measure.column,))
     if not points:
         return Section(banners=("No trial has finished yet, so there is nothing to draw.",))
     view = frame_points(points, measure)

@@ -243,7 +243,7 @@ def _make_row(part: Slice, measure: Measure) -> tuple[Cell, ...]:
 
 @cache_by_content
 def _make_run_slices(run: Run, noise: str, measured: str, maximize: bool) -> list[Slice]:
-    return make_slices(choices.group_points(run, noise, (measured,)), measured, maximize)
+    return make_slices(choices.compare_points(run, noise, (measured,)), measured, maximize)
 
 
 def make_controls(run: Run, selection: Selection) -> tuple[Control, ...]:
@@ -255,7 +255,7 @@ def build(run: Run, selection: Selection) -> Section:
     """Return one panel per knob, with its best configuration."""
     chosen = choose(run, selection)
     measure = choices.make_measure(run, chosen.name, chosen.split)
-    points = choices.group_points(run, chosen.noise, (measure.column,))
+    points = choices.compare_points(run, chosen.noise, (measure.column,))
     if not points:
         return Section(banners=("No trial has finished yet, so there is nothing to draw.",))
     slices = _make_run_slices(run, chosen.noise, measure.column, measure.maximize)

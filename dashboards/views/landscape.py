@@ -65,7 +65,7 @@ def _group_points(run: Run, chosen: Choice) -> list[ConfigPoint]:
     columns += [f"{name}_{who}" for name in SHARPNESS for who in "ab"]
     trials = run.tables["trials"]
     columns = [c for c in columns if trials.column(c).null_count < trials.num_rows]
-    return choices.group_points(run, chosen.noise, tuple(columns))
+    return choices.compare_points(run, chosen.noise, tuple(columns))
 
 
 def _list_sharpness(points: list[ConfigPoint], selection: Selection) -> list[str]:
@@ -109,7 +109,7 @@ def _draw_trunk(run: Run, chosen: Choice) -> Chart | None:
     if not ratios:
         return None
     measure = choices.make_measure(run, chosen.name, chosen.split)
-    points = choices.group_points(run, chosen.noise, (measure.column,))
+    points = choices.compare_points(run, chosen.noise, (measure.column,))
     return draw_trunk_noise(points, ratios, measure, chosen.noise_label)
 
 

@@ -164,10 +164,7 @@ def _find_fit(run: Run, question: tuple[str, str, str] | None, judgement: Judgem
 def _draw_noise_fit(run: Run, chosen: Choice, question: tuple[str, str, str], fit: Regime | None) -> Chart | None:
     name, noise, split = question
     measure = choices.make_measure(run, name, split)
-    points = choices.group_points(run, noise, _list_columns(measure))
-    # scores of two training budgets do not share an axis
-    short = all(p.proxy for p in points) if fit is None else fit.proxy is not None
-    points = [p for p in points if p.proxy == short]
+    points = choices.compare_points(run, noise, _list_columns(measure))
     if not any(p.noise for p in points):
         return None
     stride = -(-len(points) // DRAWN)

@@ -71,7 +71,8 @@ def build(run: Run, selection: Selection) -> Section:
         charts.append(draw_exponents(believed))
     charts += _draw_knobs(run, chosen.name, chosen.split, chosen.noise)
     if len(points) > 1 and any(measure.column in p.values for p in points):
-        charts.append(draw_parallel(points, measure, NOISE[chosen.noise].unit))
+        same = choices.compare_points(run, chosen.noise, (measure.column,))
+        charts.append(draw_parallel(same, measure, NOISE[chosen.noise].unit))
     if (best := find_front(run)) and run.spec:
         columns = tuple(OBJECTIVES[name].column for name in run.spec.objectives)
         charts.append(draw_front(choices.group_points(run, chosen.noise, columns), best, run.spec.objectives))
@@ -87,7 +88,7 @@ def build(run: Run, selection: Selection) -> Section:
 def _draw_knobs(run: Run, name: str, split: str, noise: str) -> list[Chart]:
     """Return the importance of the knobs, and a contour of the two most important ones."""
     measure = choices.make_measure(run, name, split)
-    points = choices.group_points(run, noise, (measure.column,))
+    points = choices.compare_points(run, noise, (measure.column,))
     importance = measure_importance(points, measure)
     if importance is None:
         return []

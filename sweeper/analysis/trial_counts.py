@@ -110,17 +110,29 @@ def count_costs(rows: Iterable[Mapping[str, Any]]) -> StageCosts:
         rows: Rows of the trials table with the columns `STAGE_COLUMNS`.
     """
     stages: dict[str, float] = {}
-    share, short, pruned = None, 0.0, 0.0
+    share, short, rows = None, 0.0, list(rows)
     for row in rows:
         if title := TITLES.get(row["stage"] or ""):
             stages[title] = stages.get(title, 0.0) + (row["device_seconds"] or 0.0)
-        trained = row["seconds_train"] or 0.0
         if row["proxy"]:
             share = row["proxy"]
-            short += trained * (1.0 / share - 1.0)
-        if row["pruned_step"] and row["steps"]:
-            pruned += trained * (row["steps"] - row["pruned_step"]) / row["pruned_step"]
-    return StageCosts(stages, share, short, pruned)
+            short += (row["seconds_train"] or 0.0) * (1.0 / share - 1.0)
+    return StageCosts(stages, share, short, sum_pruned(rows))
+
+
+def sum_pruned(rows: Iterable[Mapping[str, Any]]) -> float:
+    """Return the training time that pruning left out: the remaining steps of the trials at their time per step [s].
+
+    The estimate leaves out the final merging and scoring, and repeats that did not start.
+
+    Args:
+        rows: Rows of the trials table.
+    """
+    return math.fsum(
+        r["seconds_train"] * (r["steps"] - r["pruned_step"]) / r["pruned_step"]
+        for r in rows
+        if r.get("pruned_step") and r.get("steps")
+    )
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,9 @@ def set_defaults(sweep: PreparedSweep, stored: Mapping[str, Any] | None = None) 
         sweep: The sweep.
         stored: Keys of the spec in its run folder, which replace the defaults; None without one. A folder of an
             earlier version has no stages.
+
+    Raises:
+        SpecError: The sweep has a proxy and no map.
     """
     given, spec = sweep.spec.model_fields_set, sweep.spec
     adaptive, single = spec.sampler == "noise" and bool(sweep.space.knobs), not spec.further_objectives
@@ -97,7 +100,10 @@ def set_defaults(sweep: PreparedSweep, stored: Mapping[str, Any] | None = None) 
     if "objective" not in given:
         objective = stored["objective"] if stored and "objective" in stored else find_objective(sweep)
         changes |= {"objective": objective} if objective != spec.objective else {}
-    return sweep.with_spec(**changes)
+    sweep = sweep.with_spec(**changes)
+    if spec.proxy is not None and not sweep.spec.map:
+        raise SpecError("proxy shortens the trials of the map, and this sweep has none: leave proxy out")
+    return sweep
 
 
 def find_objective(sweep: PreparedSweep) -> str:

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from sweeper.analysis.trial_counts import sum_pruned
 from sweeper.search.objectives import DEFAULT_CLASSES, Objective
 from trainables.result import Outcome
 from trainables.spec import PairSpec
@@ -196,19 +197,11 @@ def _is_far(noise: float, low: float, high: float) -> bool:
 def estimate_savings(trials: Sequence[Row]) -> tuple[float, float]:
     """Return the training seconds that pruning saved, and their share of all training.
 
-    A stopped trial saves its remaining steps, at its own time per step. The estimate leaves out the final merging and
-    scoring, and repeats that did not start.
-
     Args:
         trials: Rows of the trials table.
     """
     spent = math.fsum(r["device_seconds"] or 0.0 for r in trials)
-    left = [
-        r["seconds_train"] * (r["steps"] - r["pruned_step"]) / r["pruned_step"]
-        for r in trials
-        if r.get("pruned_step") and r.get("steps")
-    ]
-    total = math.fsum(left)
+    total = sum_pruned(trials)
     return total, total / (total + spent) if total else 0.0
 
 

@@ -86,6 +86,9 @@ class Session:
             len(spec.enqueue),
             known if spec.map or spec.confirm else None,
         )
+        if spec.proxy is not None:
+            stages = map(self.plan.stage_of, range(self.status.budget))
+            self.status.weights = [spec.proxy if stage in MAPPING else 1.0 for stage in stages]
         self.proposer = make_proposer(sweep, k_aug, self.plan, lambda: read_trials(self.run), callbacks.say)
         self.set_workers(1)
         # failures of earlier drivers

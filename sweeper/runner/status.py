@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ class Status:
         workers: Proposals that may run at a time; None if unknown.
         device: Device of the trials; empty before the first result.
         first_start: Start of the first proposal of this driver, from `time.monotonic`; None before it.
+        weights: Training budget per proposal, in order; empty if all have the same.
     """
 
     budget: int
@@ -47,6 +49,7 @@ class Status:
     workers: int | None = None
     device: str = ""
     first_start: float | None = None
+    weights: Sequence[float] = ()
 
     def seconds_left(self, done_before: int) -> float | None:
         """Return the expected time to the end [s]; None before the first result of this driver.
@@ -56,11 +59,16 @@ class Status:
         Args:
             done_before: Proposals that were done before this driver.
         """
-        finished = self.done + self.failed - done_before
-        left = self.budget - self.done - self.failed - self.running / 2
-        if self.first_start is None or finished < 1 or left <= 0:
+        ended = self.done + self.failed
+        finished = self._work(ended) - self._work(done_before)
+        running = (self._work(ended + self.running) - self._work(ended)) / 2
+        left = self._work(self.budget) - self._work(ended) - running
+        if self.first_start is None or ended - done_before < 1 or left <= 0:
             return None
-        return (time.monotonic() - self.first_start) / (finished + self.running / 2) * left
+        return (time.monotonic() - self.first_start) / (finished + running) * left
+
+    def _work(self, count: int) -> float:
+        return math.fsum(self.weights[:count]) if self.weights else count
 
     def show_stage(self, stage: str, position: int, size: int) -> None:
         """Note the stage of the configuration that starts."""

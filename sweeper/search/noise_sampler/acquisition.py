@@ -21,6 +21,8 @@ from sweeper.search.noise_sampler.prior import NoisePrior
 from sweeper.search.noise_sampler.study_attrs import point_keys
 from sweeper.search.noise_sampler.surrogate import Surrogate
 
+CHECKS = 2
+"""First trials in full after a map at a share of the budget: they test the best settings that the map predicts."""
 _REFINEMENTS, _REFINED, _CHILDREN, _INCUMBENTS = 2, 4, 24, 3
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
 
@@ -64,7 +66,8 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
 
     The weights are the probability of feasibility (Gardner et al. 2014, eq. 6) and the prior to a fading power
     (Hvarfner et al. 2022, arXiv 2204.11051, eq. 6). With noisy observations, a repeat of one of the best finished
-    configurations may promise a better recommendation (`knowledge_gradient`); the choice is then that repeat.
+    configurations may promise a better recommendation (`knowledge_gradient`); the choice is then that repeat. After a
+    map by a proxy, the first `CHECKS` choices in full have the lowest posterior mean.
     """
     space, model = aims.space, aims.models[0]
     conditioned = [m.condition_on(aims.running) for m in aims.models]
@@ -76,7 +79,12 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
     incumbent = float(seen[feasible > np.log(0.5)].min(initial=np.inf))
     incumbent = incumbent if np.isfinite(incumbent) else float(seen.min())
 
+    in_full = int((model.points.proxy == 0).sum())
+    checking = in_full < len(model.points) and in_full + len(aims.running) < CHECKS
+
     def score(points: Points) -> Array:
+        if checking:
+            return _log_feasible(aims.limits, points) - np.mean([b.predict(points)[0] for b in conditioned], axis=0)
         each = [log_expected_improvement(*b.predict(points), incumbent) for b in conditioned]
         out = np.logaddexp.reduce(each, axis=0) + _log_feasible(aims.limits, points)
         if aims.prior and aims.trust:
@@ -95,7 +103,7 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
     best = next((int(i) for i in order if names[i] not in taken), None)
     if best is None:  # all candidates have been tried
         best = int(order[0])
-    elif not aims.repeats or (model.points.proxy == 1).all():
+    elif not aims.repeats or checking or not in_full:
         return Choice(pool.points.unit[best], pool.origin[best], float(pool.level[best]))
     repeated = {*point_keys(aims.running.unit)}  # one repeat of a configuration at a time
     free = np.array([key not in repeated for key in point_keys(held.unit)], dtype=bool)

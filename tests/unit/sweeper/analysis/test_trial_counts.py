@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from sweeper.analysis.trial_counts import TrialWarning, count_trials, count_warnings, format_lines, split_warnings
+from sweeper.analysis.trial_counts import (
+    TrialWarning,
+    count_costs,
+    count_trials,
+    count_warnings,
+    format_lines,
+    split_warnings,
+)
 from sweeper.cli.main import main
 from trainables.pair import synthetic
 
@@ -70,3 +77,20 @@ def test_a_sweep_says_each_warning_once(
     assert json.loads(capsys.readouterr().out)["warnings"][0].startswith("inert_weight_decay (all of 4")
     page = (run / "dashboard.html").read_text()
     assert "clipping (2 of 4 trials): 0.2 of the steps were clipped" in page
+
+
+def _cost(stage: str | None, seconds: float, proxy: float | None = None, pruned: int | None = None) -> dict[str, Any]:
+    trained = {"device_seconds": seconds, "seconds_train": seconds / 2, "steps": 100, "pruned_step": pruned}
+    return {"stage": stage, "proxy": proxy, **trained}
+
+
+def test_costs_by_stage_say_what_the_proxy_and_pruning_saved() -> None:
+    rows = [_cost("pilot", 2.0, 0.25), _cost("map", 4.0, 0.25), _cost("search", 8.0, pruned=25), _cost("report", 5.0)]
+    costs = count_costs(rows)
+    assert costs.stages == {"map": 6.0, "search": 8.0, "confirm": 5.0}
+    assert (costs.proxy, costs.saved_by_proxy, costs.saved_by_pruning) == (0.25, 9.0, 12.0)
+    assert costs.describe() == (
+        "map 6 s at 0.25 of the budget, search 8 s, confirm 5 s; the proxy saved 9 s of training; "
+        "pruning saved 12 s of training"
+    )
+    assert count_costs([_cost(None, 3.0)]).describe() == ""

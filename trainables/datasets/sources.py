@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -70,12 +71,16 @@ def _as_is(item: Any) -> Any:
 
 def read_ahead(read: Callable[[Tensor], T], parts: Sequence[Tensor], workers: int, pin: bool = False) -> Iterator[T]:
     """Yield `read(part)` for each part, in order; `workers` processes read ahead, 0 reads in this process."""
-    # a separate generator: by default the loader draws from the global one, which dropout uses
-    loader = DataLoader(
-        _Parts(read, parts), batch_size=None, num_workers=min(workers, len(parts)), collate_fn=_as_is,
-        pin_memory=pin, generator=Generator(),
-    )  # fmt: skip
-    yield from loader
+    with warnings.catch_warnings():
+        # storage may be slow, so that more processes than cores help
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        # a separate generator: by default the loader draws from the global one, which dropout uses
+        loader = DataLoader(
+            _Parts(read, parts), batch_size=None, num_workers=min(workers, len(parts)), collate_fn=_as_is,
+            pin_memory=pin, generator=Generator(),
+        )  # fmt: skip
+        items = iter(loader)
+    yield from items
 
 
 def normalisation(values: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -121,6 +122,16 @@ def test_reading_ahead_leaves_the_global_generator_alone() -> None:
         assert len(list(read_ahead(Stored(_pixels()).read, PARTS, workers))) == 3
     assert torch.equal(torch.random.get_rng_state(), state)
     assert list(read_ahead(Stored(_pixels()).read, [], 2)) == []
+
+
+@forks
+def test_more_processes_than_cores_read_without_a_warning() -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert len(list(read_ahead(Stored(_pixels()).read, PARTS, 2))) == 3
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @forks

@@ -19,6 +19,7 @@ from trainables.pair.setup import prepare
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.tasks.tasks import split_by_task
+from trainables.training.torch_settings import torch_settings
 
 Weights = Mapping[str, Tensor]
 BASE = "base"
@@ -65,7 +66,8 @@ def export_model(
     Raises:
         ValueError: The trial's model is none of transformers, it has no adapter for a rank, or the target exists.
     """
-    lab = prepare(spec, runtime, with_base=rank is not None)
+    with torch_settings(runtime):  # the base that is trained here is that of the trials
+        lab = prepare(spec, runtime, with_base=rank is not None)
     task = lab.tasks[0]
     if any(t.head for t in lab.tasks) or not hasattr(task.model, "save_pretrained"):
         raise ValueError(f"model {spec.model!r} is no language model of transformers, so it has no folder")

@@ -10,6 +10,7 @@ from trainables.pair.setup import prepare, resolve_device
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec, digest_of, stream
 from trainables.tasks.tasks import Task, trained_names
+from trainables.training.torch_settings import torch_settings
 
 
 def base_probe(spec: PairSpec, task: Task, runtime: Runtime) -> Probe:
@@ -47,9 +48,10 @@ def probe_tables(specs: Sequence[PairSpec], runtime: Runtime) -> dict[str, dict[
     """
     runtime = resolve_device(runtime)
     tables: dict[str, dict[float, float]] = {}
-    for spec in specs:
-        if spec.augmentation not in tables:
-            lab = prepare(spec, runtime)
-            measured = base_probe(spec, lab.tasks[0], runtime)
-            tables[spec.augmentation] = {s: measured.at(s) for s in STRENGTHS}
+    with torch_settings(runtime):  # the base may be trained here, and its trials must find the same one
+        for spec in specs:
+            if spec.augmentation not in tables:
+                lab = prepare(spec, runtime)
+                measured = base_probe(spec, lab.tasks[0], runtime)
+                tables[spec.augmentation] = {s: measured.at(s) for s in STRENGTHS}
     return tables

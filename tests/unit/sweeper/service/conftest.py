@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from sweeper.service.db.tables import open_database
 from sweeper.service.logs import LOGGERS
 from tests.support.clock import Clock
 from tests.support.databases import POSTGRES, dispose, new_database
+from tests.support.waiting import until
 
 ON_BOTH = (
     "api.test_sweeps",
@@ -81,3 +84,27 @@ def clock() -> Clock:
 def catalog(engine: Engine, clock: Clock) -> Catalog:
     """Return an empty catalog."""
     return Catalog(engine, clock)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """Address of a service that runs sweeps in processes."""
+    import uvicorn
+
+    from sweeper.service.api.app import make_api
+    from sweeper.service.config import Config
+    from sweeper.service.service import Service
+
+    service = Service(Config(root=str(tmp_path)))
+    service.start()
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(make_api(service), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    until(lambda: server.started or not thread.is_alive())
+    assert server.started
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+    listening.close()
+    service.close()

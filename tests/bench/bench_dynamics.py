@@ -1,6 +1,6 @@
 """Arms that shape the noise of children at equal steps and equal mean noise: merged loss, gain, parents, barrier.
 
-    python tests/bench/bench_dynamics.py --pairs 20 --questions decay schedule pairing children
+    python tests/bench/bench_dynamics.py --pairs 20 --questions decay schedule servo pairing children
 
 Every question compares arms with its first one: difference of means on test with a 90 % interval (Welch), and Holm's
 correction over all arms of the questions. Rows of finished arms in --root are reused.
@@ -30,6 +30,7 @@ NOISES = {"best": 0.0087, "high": 0.02}
 """η/(B(1−μ)): the best noise of a 40-trial design of `digits_label_noise`, and one beyond it."""
 FIXED: Mapping[str, Any] = {"batch_size": 64, "momentum": 0.9, "weight_decay": 1e-4, "augmentation_strength": 0.5}
 SCORES = ("merged_loss_test", "gain_mean_loss_test", "parents_loss_test", "barrier_frankle_loss_test")
+COURSE = ("schedule_mean", "servo_off_step")
 GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 Rows = list[dict[str, float]]
 Tests = list[tuple[str, str, float]]  # arm, score, p
@@ -46,6 +47,9 @@ def arms(question: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield "flat", {}
             yield f"{kind}, up 4", {"noise_schedule": {"kind": kind, "start": 1, "end": 4}}
             yield f"{kind}, down 4", {"noise_schedule": {"kind": kind, "start": 4, "end": 1}}
+    elif question == "servo":
+        yield "open", {}
+        yield "servo", {"servo": {"every": 16}}
     elif question == "pairing":
         yield "independent", {}
         yield "antithetic", {"pairing": "antithetic"}
@@ -69,7 +73,7 @@ def run(root: Path, spec: PairSpec, pairs: int) -> Rows:
         for row in rows:
             a, b = row["a_loss_test"], row["b_loss_test"]
             row["parents_loss_test"] = None if a is None or b is None else (a + b) / 2
-        kept = [{s: row[s] for s in SCORES} for row in rows if row["merged_loss_test"] is not None]
+        kept = [{s: row[s] for s in (*SCORES, *COURSE)} for row in rows if row["merged_loss_test"] is not None]
         file.write_text(json.dumps(kept))
     return json.loads(file.read_text())
 
@@ -80,7 +84,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("runs/bench-dynamics"), help="default: %(default)s")
     parser.add_argument("--pairs", type=int, default=20, help="pairs per arm (default: %(default)s)")
     parser.add_argument("--cell", type=int, default=4, help="pairs per cell of the map of children")
-    parser.add_argument("--questions", nargs="+", default=["decay", "schedule", "pairing", "children"])
+    parser.add_argument("--questions", nargs="+", default=["decay", "schedule", "servo", "pairing", "children"])
     args = parser.parse_args()
     args.root.mkdir(parents=True, exist_ok=True)
     print(provenance())
@@ -92,6 +96,15 @@ def main() -> None:
             first: Rows = []
             for arm, fields in arms(question):
                 rows = run(args.root, build(noise, **fields), args.pairs)
+                if arm == "servo":
+                    shares = [r["schedule_mean"] for r in rows]
+                    off = sum(r["servo_off_step"] is not None for r in rows)
+                    print(f"mean noise of the servo over that of the trial: {np.mean(shares):.3f}, off in {off} pairs")
+                    mean = build(noise * float(np.mean(shares)))
+                    control = run(args.root, mean, args.pairs)
+                    cells = [_compare(control, first, s)[0] for s in SCORES]
+                    print(f"{'open, same mean':<18} {len(control):>3} " + " ".join(f"{c:>22}" for c in cells))
+                    first = control
                 cells = [_compare(rows, first, s) for s in SCORES]
                 first = first or rows
                 print(f"{arm:<18} {len(rows):>3} " + " ".join(f"{text:>22}" for text, _ in cells), flush=True)

@@ -21,6 +21,7 @@ from trainables.tasks.tasks import Task
 from trainables.training.child import Child
 from trainables.training.legs import Leg
 from trainables.training.members import Members, second_moments
+from trainables.training.servo import Steering
 
 SMALLEST_NORMALISED = 8  # least examples of a micro-batch with BatchNorm
 
@@ -132,8 +133,15 @@ class Watch:
         policy, strength = spec.augmentation, spec.augmentation_strength
         return augment(policy, strength, data.x["train"][index], y[index], data.classes, draws)
 
-    def summary(self, children: Sequence[int], momentum: float) -> tuple[dict[str, Any], dict[str, float]]:
+    def summary(
+        self, children: Sequence[int], momentum: float, steering: Sequence[Steering] = ()
+    ) -> tuple[dict[str, Any], dict[str, float]]:
         """Return the measurements of some children, usually those of one trial.
+
+        Args:
+            children: Their indices.
+            momentum: mu.
+            steering: What a servo did to each of them; empty without one.
 
         Returns:
             Fields of `TrialResult`, and settings of measured noise scales (`dose`, `weight_norm`); both empty without
@@ -150,7 +158,8 @@ class Watch:
             "gradient_norm2": pooled.norm2,
             "b_simple": pooled.b_simple,
         }
-        rates = {c: [self.legs[c].rate(t) for t in range(self.legs[c].steps)] for c in children}
+        factors = dict(zip(children, steering, strict=True)) if steering else {}
+        rates = {c: self._rates(c, factors.get(c, Steering())) for c in children}
         doses = [
             dose(
                 rates[c],
@@ -163,6 +172,10 @@ class Watch:
         ]  # fmt: skip
         norm = sum(r.weight_norm for r in readings) / len(readings)
         return fields, {"dose": sum(doses) / len(doses), "weight_norm": norm}
+
+    def _rates(self, child: int, steering: Steering) -> list[float]:
+        leg = self.legs[child]
+        return [leg.rate(t) * steering.at(t) for t in range(leg.steps)]
 
     def at_epochs(self, child: int, trained: Child) -> Mapping[int, Statistics]:
         """Return epoch -> pooled statistics of its measurements."""

@@ -1,27 +1,34 @@
-"""Columns on how a trial steers the noise of its children: schedule, unequal children, trunk."""
+"""Columns on how a trial steers the noise of its children: schedule, servo, unequal children, trunk."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import mul
 from typing import Any
 
 from trainables.noise import NOISE
 from trainables.spec import PairSpec
 from trainables.training.legs import Leg
+from trainables.training.servo import Steering
 
 
-def describe_dynamics(spec: PairSpec, leg: Leg) -> dict[str, Any]:
-    """Return the columns `schedule_start`, `schedule_end`, `child_noise_ratio`, `trunk_noise_ratio` that apply.
+def describe_dynamics(spec: PairSpec, leg: Leg, steering: Sequence[Steering] = ()) -> dict[str, Any]:
+    """Return the columns on the course of the noise, on unequal children and on the trunk that apply.
 
     Args:
         spec: The trial.
         leg: Leg of child A.
+        steering: What a servo did to each child.
     """
     columns: dict[str, Any] = {}
-    if spec.noise_schedule and len(leg.stable):
-        ends = (leg.stable[0], leg.stable[-1])
-        noise = spec.learning_rate / spec.batch_size
-        start, end = (leg.rate(step) / leg.size(step, spec.batch_size) / noise for step in ends)
-        columns |= {"schedule_start": start, "schedule_end": end}
+    if (spec.noise_schedule or spec.servo) and len(leg.stable):
+        nominal, first = spec.learning_rate / spec.batch_size, steering[0] if steering else Steering()
+        course = [leg.rate(t) * first.at(t) / leg.size(t, spec.batch_size) / nominal for t in leg.stable]
+        columns |= {"schedule_start": course[0], "schedule_end": course[-1]}
+    if spec.servo and len(leg.stable):
+        sizes = [leg.size(t, spec.batch_size) for t in leg.stable]
+        columns["schedule_mean"] = sum(map(mul, course, sizes)) / sum(sizes)
+        columns["servo_off_step"] = min((s.off for s in steering if s.off is not None), default=None)
     if spec.child_b:
         a, b = (_linear_noise(s) for s in spec.child_specs())
         columns["child_noise_ratio"] = b / a

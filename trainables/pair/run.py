@@ -246,7 +246,8 @@ class _Trial:
     def _about(self) -> tuple[dict[str, Any], dict[str, float]]:
         lab, spec = self.lab, self.spec
         data, model = lab.data[0], lab.tasks[0].trainee
-        measured, settings = self.watch.summary(self.indices, spec.momentum)
+        steering = [c.steering for c in self.children]
+        measured, settings = self.watch.summary(self.indices, spec.momentum, steering)
         clipped = sum(c.clipped_fraction for c in self.children) / len(self.children) if spec.clip_norm else None
         doubts = caveats(
             spec, data.examples, self.watch.legs[0].steps, clipped, has_batchnorm(model), ranks().size
@@ -263,7 +264,7 @@ class _Trial:
             "clipped_fraction": clipped,
             "warnings": doubts,
             "step_seconds": self.whole.step_seconds,
-            **describe_dynamics(spec, self.watch.legs[0]),
+            **describe_dynamics(spec, self.watch.legs[0], steering),
             **self._peak(),
         }
         return about | finite(measured) | finite(lab.probed), settings

@@ -126,10 +126,21 @@ class TrialResult:
     augmentation_share: float | None = col("share of trace_sigma_base that comes from augmentation draws", "1",
                                            default=None)  # fmt: skip
     schedule_start: float | None = col(
-        "noise at the start of the stable phase over its mean there; empty without a noise schedule", "1", default=None
+        "noise eta/B at the start of the stable phase over that of the trial; empty without noise schedule or servo",
+        "1",
+        default=None,
     )
     schedule_end: float | None = col(
-        "noise at the end of the stable phase over its mean there; empty without a noise schedule", "1", default=None
+        "noise eta/B at the end of the stable phase over that of the trial; empty without noise schedule or servo",
+        "1",
+        default=None,
+    )
+    schedule_mean: float | None = col(
+        "mean of eta/B over the stable phase of child A over that of the trial; empty without a servo", "1",
+        default=None,
+    )  # fmt: skip
+    servo_off_step: int | None = col(
+        "first step at which a child's servo went off near divergence; else empty", "steps", default=None
     )
     child_noise_ratio: float | None = col(
         "learning rate over batch size of child B over that of child A; empty without `child_b`", "1", default=None

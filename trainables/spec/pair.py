@@ -86,6 +86,14 @@ class PairSpec:
             "the mean."
         ),
     )
+    servo: JSON = field(
+        default_factory=lambda: {},
+        metadata=about(
+            "Holds the measured noise η·tr Σ/(B(1−μ)) of each child over the stable phase as it is at its start, times "
+            "`noise_schedule`: every `every` steps it corrects the learning rate by tr Σ of the last gradients. "
+            "`limit` bounds the factor (default 4), `smoothing` is the weight of a new measurement (default .5)."
+        ),
+    )
     pairing: str = field(
         default="independent",
         metadata=about(
@@ -319,4 +327,5 @@ _BASE_FIELDS = (
 _AFTER_BRANCH = (
     "epochs", "steps", "schedule", "decay", "merges", "members", "trainable", "accuracy_floor", "loss_ceiling", "stack",
     "repeat", "noise_schedule", "pairing", "child_b", "window",
+    "servo",
 )  # fmt: skip

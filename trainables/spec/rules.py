@@ -26,11 +26,12 @@ CHOICES = {
 }
 _MAPPINGS = (
     "dataset_options", "dataset_b_options", "model_options", "optimizer_options", "noise_schedule", "child_b", "window",
-    "trunk",
+    "trunk", "servo",
 )  # fmt: skip
 _WINDOW = ("size", "spacing")
 MOST_WINDOWS = 8
 _SCHEDULE = ("kind", "start", "end", "turn", "by")
+_SERVO = ("every", "limit", "smoothing")
 _CHILD = ("learning_rate", "batch_size")
 SEVERAL_TASKS = ("two_task", "tasks")
 """Kinds of pairs whose children have different tasks."""
@@ -206,6 +207,8 @@ def check_dynamics(spec: Any) -> None:
     """
     if spec.noise_schedule:
         _check_noise_schedule(spec)
+    if spec.servo:
+        _check_servo(spec)
     if spec.pairing == "antithetic":
         check("pair_kind", spec.pair_kind, "be same_task with pairing antithetic", spec.pair_kind == "same_task")
         check("child_b", spec.child_b, "be empty with pairing antithetic", not spec.child_b)
@@ -217,6 +220,23 @@ def check_dynamics(spec: Any) -> None:
         check("members", spec.members, "be 2 with child_b", spec.members == 2)
         check("stack", spec.stack, "be 1 with child_b", spec.stack == 1)
     _check_window(spec.window)
+
+
+def _check_servo(spec: Any) -> None:
+    options = spec.servo
+    if wrong := sorted(set(options) - set(_SERVO)):
+        raise ValueError(str(unknown("entry of servo", wrong[0], _SERVO)))
+    if "every" not in options:
+        raise ValueError(f"servo must have every, the steps between two measurements, got {dict(options)}")
+    every = _number("servo.every", options["every"])
+    check("servo.every", options["every"], "be whole and >= 8", every >= 8 and every % 1 == 0)
+    check("servo.limit", options.get("limit", 4), "be > 1", _number("servo.limit", options.get("limit", 4)) > 1)
+    weight = options.get("smoothing", 0.5)
+    check("servo.smoothing", weight, "lie in (0, 1]", 0 < _number("servo.smoothing", weight) <= 1)
+    check("stack", spec.stack, "be 1 with a servo", spec.stack == 1)
+    check("clip_norm", spec.clip_norm, "be 0 with a servo, which reads the gradients", spec.clip_norm == 0)
+    stable = spec.schedule in ("wsd", "constant")
+    check("schedule", spec.schedule, "be wsd or constant with a servo: it needs a stable phase", stable)
 
 
 def _check_settings(field: str, options: JSON) -> None:

@@ -26,7 +26,7 @@ from trainables.spec import PairSpec
 if TYPE_CHECKING:
     from trainables.training.loop import Course
 
-FORMAT = 3
+FORMAT = 4
 EVERY_SECONDS = 60.0
 """Pause between two checkpoints without a given number of steps; short trials write none."""
 SHARE = 0.02

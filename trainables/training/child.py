@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trainables.tasks.evaluation import Score
 from trainables.training.members import OptimizerState
+from trainables.training.servo import FREE, Steering
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Child:
         diverged_at: Step at which it diverged; None if it did not.
         state: State of its optimizer, with `Training.keep_state`.
         windows: Number of last checkpoints -> state dict of their mean, on the host; see `Training.window`.
+        steering: What a servo did to its learning rate.
         moments: Adam's second moments times the batch size, by parameter name, with `Training.keep_moments`.
     """
 
@@ -46,6 +48,7 @@ class Child:
     state: OptimizerState | None = None
     moments: dict[str, Tensor] | None = None
     windows: Mapping[int, dict[str, Tensor]] = field(default_factory=lambda: {})
+    steering: Steering = FREE
 
     @property
     def clipped_fraction(self) -> float:

@@ -75,7 +75,14 @@ def check_steering(spec: PairSpec) -> None:
     Raises:
         ValueError: It does not.
     """
-    if spec.noise_schedule.get("by") == "batch_size" and family(spec.optimizer) not in ("sgd", "sgdw"):
+    if family(spec.optimizer) in ("sgd", "sgdw"):
+        return
+    if spec.servo:
+        raise ValueError(
+            "servo must be empty unless the optimizer is of the family of SGD, whose noise follows η/B, got "
+            f"{spec.optimizer}"
+        )
+    if spec.noise_schedule.get("by") == "batch_size":
         raise ValueError(
             "noise_schedule.by must be learning_rate unless the optimizer is of the family of SGD, whose noise follows "
             f"η/B, got 'batch_size' with {spec.optimizer}"

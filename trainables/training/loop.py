@@ -22,6 +22,7 @@ from trainables.training.legs import Leg
 from trainables.training.members import Members, OptimizerState, make_members, second_moments, stackable
 from trainables.training.optimizers import build
 from trainables.training.ranks import Ranks
+from trainables.training.servo import make_servo
 from trainables.training.windows import LAST, Window, WindowAverages
 
 
@@ -122,6 +123,8 @@ class Course:
         self.diverged: list[int | None] = [None] * len(training.seeds)
         self.children: list[Child] = []
         self._windows = WindowAverages(training.window, self.leg.steps, len(training.seeds))
+        spec, leg = training.spec, training.leg
+        self.servo = make_servo(spec.servo, leg.stable, lambda step: leg.size(step, spec.batch_size))
         self._run: _Run | None = None  # from the first step to the last one
         self._held: list[Tensor] = []  # weights during a pause, when another course may use the module
 
@@ -136,8 +139,10 @@ class Course:
         run = self._resume()
         with run.dropout.enter():
             while self.done < until and not all(self.diverged):
-                run.rate = self.leg.rate(self.done)
+                factor = self.servo.steer(self.done, run.epoch.losses)
+                run.rate = factor * self.leg.rate(self.done)
                 losses = run.step(next(run.epoch.batches), run.rate)
+                self.servo.note(self.done, run.members.parameters)
                 self.done += 1
                 run.epoch.add_step(losses, run.members.unclipped_norm)
                 self._windows.add(self.done, lambda: self._weights(run))
@@ -184,7 +189,7 @@ class Course:
         # a child that stops early has diverged, and no averages
         windows = [self._windows.averages(i, w) if self.done == self.leg.steps else {} for i, w in enumerate(weights)]
         self.children = [
-            Child(w, h, d, state, m, means)
+            Child(w, h, d, state, m, means, self.servo.steering)
             for w, h, d, m, means in zip(weights, self.histories, self.diverged, moments, windows, strict=True)
         ]
         self._run = None
@@ -195,12 +200,14 @@ class Course:
             return [c.weights for c in self.children]
         assert self._run is not None
         self._run.members.load_tensors(self._held)
-        return [self.training.fold(w) for w in self._run.anneal(leg, seeds)]
+        steered = replace(leg, rate=lambda step: self.servo.factor * leg.rate(step))
+        return [self.training.fold(w) for w in self._run.anneal(steered, seeds)]
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state for `restore` as tensors and plain values; call it during a pause or at the end only."""
         histories = [[asdict(e) for e in h] for h in self.histories]
         state: dict[str, Any] = {"done": self.done, "histories": histories, "diverged": list(self.diverged)}
+        state["servo"] = self.servo.snapshot()
         if self.children:
             return state | {n: [getattr(c, n) for c in self.children] for n in ("weights", "moments", "windows")}
         if self._run is None:
@@ -212,10 +219,11 @@ class Course:
         device = self.training.device
         self.done, self.diverged = state["done"], list(state["diverged"])
         self.histories = [[read_epoch(e) for e in h] for h in state["histories"]]
+        self.servo.restore(state["servo"], device)
         if "weights" in state:
             kept = zip(state["weights"], state["moments"], state["windows"], strict=True)
             self.children = [
-                child_to(device, Child(w, h, d, moments=m, windows=means))
+                child_to(device, Child(w, h, d, moments=m, windows=means, steering=self.servo.steering))
                 for (w, m, means), h, d in zip(kept, self.histories, self.diverged, strict=True)
             ]
         elif "held" in state:

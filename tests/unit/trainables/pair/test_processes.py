@@ -24,6 +24,7 @@ from trainables.runtime import Runtime, Stop
         {"protocol": "branch", "branch_step": 12, "augmentation": "crop_flip+mixup"},
         {"protocol": "scratch", "merges": ("linear",)},
         {"noise_schedule": {"kind": "cosine", "end": 4, "by": "batch_size"}, "pair_kind": "split_data", "epochs": 2},
+        {"servo": {"every": 8}, "epochs": 3},
         {"pair_kind": "two_task", "dataset_b": "digits", "dataset_b_options": {"label_noise": 0.2}},
     ],
     ids=str,

@@ -74,6 +74,7 @@ TRIALS: dict[str, dict[str, Any]] = {
     "two tasks": {"pair_kind": "two_task", "dataset_b": "digits", "dataset_b_options": {"label_noise": 0.2}},
     "halves": {"pair_kind": "split_data", "epochs": 4},
     "batches": {"noise_schedule": {"kind": "linear", "end": 4, "by": "batch_size"}, "epochs": 3},
+    "servo": {"servo": {"every": 8}, "batch_size": 16},
     "windows": {"window": {"size": [2, 4], "spacing": 3}},
     "three": {"members": 3, "merges": ("linear", "uniform_soup")},
 }

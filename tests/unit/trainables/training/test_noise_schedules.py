@@ -105,6 +105,10 @@ def test_a_batch_schedule_needs_an_optimizer_whose_noise_follows_the_batch() -> 
         ValueError, match=r"by must be learning_rate unless the optimizer is of the family of SGD.* adamw"
     ):
         child_leg(_by_batch(optimizer="adamw"), 1000)
+    with pytest.raises(
+        ValueError, match=r"servo must be empty unless the optimizer is of the family of SGD, .* got adamw"
+    ):
+        child_leg(_by_batch(noise_schedule={}, servo={"every": 8}, optimizer="adamw"), 1000)
 
 
 def test_warmup_and_decay_follow_the_examples() -> None:
@@ -135,6 +139,14 @@ def test_warmup_and_decay_follow_the_examples() -> None:
             {"noise_schedule": {"kind": "flat", "by": "batch_size"}, "pairing": "antithetic"},
             "pairing must be independent with noise_schedule.by batch_size, got 'antithetic'",
         ),
+        ({"servo": {"limit": 2}}, "servo must have every, the steps between two measurements"),
+        ({"servo": {"every": 4}}, r"servo\.every must be whole and >= 8, got 4"),
+        ({"servo": {"every": 8, "limit": 1}}, r"servo\.limit must be > 1, got 1"),
+        ({"servo": {"every": 8, "smoothing": 0}}, r"servo\.smoothing must lie in \(0, 1\], got 0"),
+        ({"servo": {"evry": 8}}, "unknown entry of servo 'evry'"),
+        ({"servo": {"every": 8}, "stack": 2}, "stack must be 1 with a servo, got 2"),
+        ({"servo": {"every": 8}, "clip_norm": 1.0}, "clip_norm must be 0 with a servo"),
+        ({"servo": {"every": 8}, "schedule": "cosine"}, "schedule must be wsd or constant with a servo"),
         ({"child_b": {"momentum": 0.5}}, r"unknown field of child_b 'momentum'"),
         ({"child_b": {"learning_rate": -1}}, r"child_b\.learning_rate must be > 0, got -1"),
         ({"child_b": {"batch_size": 2.5}}, r"child_b\.batch_size must be > 0 and whole, got 2\.5"),

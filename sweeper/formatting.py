@@ -161,7 +161,7 @@ def merge_words(method: str, coefficient: float | None, window: int | None = Non
         window: Last checkpoints that each child averages before the merge; None without an average.
     """
     if window:
-        return f"{merge_words(method, coefficient)}, means of the last {window} checkpoints"
+        return f"{merge_words(method, coefficient)}, averages of the last {window} checkpoints"
     if method in WITHOUT_COEFFICIENT:
         return method.replace("_", " ")
     ends = {0.0: "parent A", 1.0: "parent B"} if method in BETWEEN_PARENTS else {}

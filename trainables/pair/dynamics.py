@@ -21,11 +21,12 @@ def describe_dynamics(spec: PairSpec, leg: Leg, steering: Sequence[Steering] = (
         steering: What a servo did to each child.
     """
     columns: dict[str, Any] = {}
+    course: list[float] = []
     if (spec.noise_schedule or spec.servo) and len(leg.stable):
         nominal, first = spec.learning_rate / spec.batch_size, steering[0] if steering else Steering()
         course = [leg.rate(t) * first.at(t) / leg.size(t, spec.batch_size) / nominal for t in leg.stable]
         columns |= {"schedule_start": course[0], "schedule_end": course[-1]}
-    if spec.servo and len(leg.stable):
+    if spec.servo and course:
         sizes = [leg.size(t, spec.batch_size) for t in leg.stable]
         columns["schedule_mean"] = sum(map(mul, course, sizes)) / sum(sizes)
         columns["servo_off_step"] = min((s.off for s in steering if s.off is not None), default=None)

@@ -37,7 +37,8 @@ class MergeRow:
     raw_accuracy_test: float | None = col("test accuracy before recalibration; empty without BatchNorm", "1")
     coefficients: str | None = col("scale of each child, in order; only taskwise_arithmetic", default=None)
     window: int | None = col(
-        "last checkpoints that each child averages before the merge; empty without an average", "checkpoints",
+        "last checkpoints that each child averages before the merge, or size of its `ema`; empty without one",
+        "checkpoints",
         default=None,
     )  # fmt: skip
     accuracy_a_val: float | None = col(

@@ -156,7 +156,8 @@ class TrialResult:
         "scale of each child, in order, if the chosen merge is taskwise_arithmetic; else empty", default=None
     )
     chosen_window: int | None = col(
-        "last checkpoints that each child averages before the chosen merge; empty without an average", "checkpoints",
+        "last checkpoints that each child averages before the chosen merge, or size of its `ema`; empty without one",
+        "checkpoints",
         default=None,
     )  # fmt: skip
     pruned_step: int | None = col("optimizer step at which the trial was pruned; else empty", "steps", default=None)

@@ -109,7 +109,8 @@ class PairSpec:
         default_factory=lambda: {},
         metadata=about(
             "Each child averages its last checkpoints, and every merge is scored with these averages, too: `size`, "
-            "one number of checkpoints or several, and `spacing` in steps (default 1)."
+            "one number of checkpoints or several, `spacing` in steps (default 1), and `kind`: `mean` (default), or "
+            "`ema`, the exponential moving average with the same mean age."
         ),
     )
     protocol: str = field(

@@ -28,7 +28,8 @@ _MAPPINGS = (
     "dataset_options", "dataset_b_options", "model_options", "optimizer_options", "noise_schedule", "child_b", "window",
     "trunk", "servo",
 )  # fmt: skip
-_WINDOW = ("size", "spacing")
+_WINDOW = ("size", "spacing", "kind")
+_WINDOW_KINDS = ("mean", "ema")
 MOST_WINDOWS = 8
 _SCHEDULE = ("kind", "start", "end", "turn", "by")
 _SERVO = ("every", "limit", "smoothing")
@@ -253,6 +254,8 @@ def _check_window(options: JSON) -> None:
         raise ValueError(str(unknown("entry of window", wrong[0], _WINDOW)))
     if options and "size" not in options:
         raise ValueError(f"window must have a size, the number of checkpoints, got {dict(options)}")
+    if options.get("kind", "mean") not in _WINDOW_KINDS:
+        raise ValueError(f"window.kind must be one of {', '.join(_WINDOW_KINDS)}, got {options['kind']!r}")
     size = options.get("size", 1)
     sizes = cast(list[Any], size) if isinstance(size, list | tuple) else [size]
     check("window.size", len(sizes), f"be one number or at most {MOST_WINDOWS}", 0 < len(sizes) <= MOST_WINDOWS)

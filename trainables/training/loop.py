@@ -23,7 +23,7 @@ from trainables.training.members import Members, OptimizerState, make_members, s
 from trainables.training.optimizers import build
 from trainables.training.ranks import Ranks
 from trainables.training.servo import make_servo
-from trainables.training.windows import LAST, Window, WindowAverages
+from trainables.training.windows import LAST, Window, make_averages
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Course:
         self.histories: list[list[Epoch]] = [[] for _ in training.seeds]
         self.diverged: list[int | None] = [None] * len(training.seeds)
         self.children: list[Child] = []
-        self._windows = WindowAverages(training.window, self.leg.steps, len(training.seeds))
+        self._windows = make_averages(training.window, self.leg.steps, len(training.seeds))
         spec, leg = training.spec, training.leg
         self.servo = make_servo(spec.servo, leg.stable, lambda step: leg.size(step, spec.batch_size))
         self._run: _Run | None = None  # from the first step to the last one
@@ -200,8 +200,7 @@ class Course:
             return [c.weights for c in self.children]
         assert self._run is not None
         self._run.members.load_tensors(self._held)
-        steered = replace(leg, rate=lambda step: self.servo.factor * leg.rate(step))
-        return [self.training.fold(w) for w in self._run.anneal(steered, seeds)]
+        return [self.training.fold(w) for w in self._run.anneal(leg, seeds, self.servo.factor)]
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state for `restore` as tensors and plain values; call it during a pause or at the end only."""
@@ -274,10 +273,10 @@ class _Run:
         assert moments is not None, "the trial's check of its merges knows the optimizer"
         return [{n: self.training.spec.batch_size * v for n, v in own.items()} for own in moments]
 
-    def anneal(self, leg: Leg, seeds: Sequence[Seeds]) -> list[dict[str, Tensor]]:
+    def anneal(self, leg: Leg, seeds: Sequence[Seeds], factor: float) -> list[dict[str, Tensor]]:
         """Return the members' weights after a further leg; the optimizer state comes back as it was.
 
-        The batches of the leg have the size of its first one.
+        The batches of the leg have the size of its first one. `factor` multiplies its learning rates.
         """
         if leg.steps:
             before = copy.deepcopy(self.optimizer.state_dict())
@@ -286,7 +285,7 @@ class _Run:
                 streams = [self._repeat_epochs(spec, d, s) for d, s in zip(self.training.data, seeds, strict=True)]
                 endless = zip(*streams, strict=True)
                 for step, batches in enumerate(islice(endless, leg.steps)):
-                    self.step(batches, leg.rate(step))
+                    self.step(batches, factor * leg.rate(step))
             self.optimizer.load_state_dict(before)
         return self.members.weights()
 

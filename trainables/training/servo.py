@@ -162,8 +162,8 @@ class Servo:
 
     def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Continue from `snapshot`."""
-        own = dict(state["controller"])
-        self.controller = Controller(**{**own, "changes": [(int(s), float(f)) for s, f in own["changes"]]})
+        self.controller = Controller(**state["controller"])
+        self.controller.changes = [(int(step), float(factor)) for step, factor in self.controller.changes]
         self._held, self._traces = ([v.to(device) for v in state[name]] for name in ("held", "traces"))
 
 

@@ -138,6 +138,16 @@ def test_the_weights_of_a_windows_merge_score_what_the_row_says() -> None:
     assert found.loss == pytest.approx(output.result.scores["chosen_loss_test"], rel=1e-6)
 
 
+def test_moving_averages_are_scored_as_windows_are() -> None:
+    spec = digits_spec(batch_size=32, epochs=2, learning_rate=0.1, merges=("linear",), decay=0.0)
+    output = run_pair(replace(spec, window={"size": 12, "spacing": 2, "kind": "ema"}), QUIET)
+    rows = {(r.window, r.coefficient): r for r in output.merges}
+    assert {w for w, _ in rows} == {None, 12}
+    assert rows[12, 0.0].loss_val < rows[None, 0.0].loss_val
+    with pytest.raises(ValueError, match=r"window\.kind must be one of mean, ema, got 'swa'"):
+        replace(spec, window={"size": 12, "kind": "swa"})
+
+
 BRANCH = {"protocol": "branch", "branch_step": 12, "base": {"steps": 0}, "batch_size": 32, "steps": 8}
 
 

@@ -76,6 +76,7 @@ TRIALS: dict[str, dict[str, Any]] = {
     "batches": {"noise_schedule": {"kind": "linear", "end": 4, "by": "batch_size"}, "epochs": 3},
     "servo": {"servo": {"every": 8}, "batch_size": 16},
     "windows": {"window": {"size": [2, 4], "spacing": 3}},
+    "moving averages": {"window": {"size": [2, 4], "spacing": 3, "kind": "ema"}},
     "three": {"members": 3, "merges": ("linear", "uniform_soup")},
 }
 

@@ -16,6 +16,8 @@ NOISE_SCHEDULES: Registry[Shape] = Registry("noise schedule")
 START, END, TURN = "start", "end", "turn"
 BY = ("learning_rate", "batch_size")
 """What follows the course of the noise."""
+LARGEST = 8
+"""Largest batch of a schedule by the batch size over the trial's, which bounds the memory."""
 
 
 @NOISE_SCHEDULES.register("flat")
@@ -118,10 +120,10 @@ def plan_batches(
 ) -> BatchPlan:
     """Return the batches of a child that sees as many examples as with `steps` batches of the trial's size.
 
-    With s the course of the noise, a step takes about B/s examples, whole and at least min(2, B), and its learning
-    rate takes the rest: eta_t = eta f s B_t/B, so that eta_t/B_t = f s eta/B exactly. f is the factor of warmup and
-    decay. Both follow the examples seen, not the steps; the mean of s over the examples of the stable phase is 1.
-    Batches do not cross the end of an epoch: towards it they share the rest evenly.
+    With s the course of the noise, a step takes about B/s examples, whole, at least min(2, B) and at most 8 B, and its
+    learning rate takes the rest: eta_t = eta f s B_t/B, so that eta_t/B_t = f s eta/B exactly. f is the factor of
+    warmup and decay. Both follow the examples seen, not the steps; the mean of s over the examples of the stable phase
+    is 1. Batches do not cross the end of an epoch: towards it they share the rest evenly.
 
     Args:
         options: The field `noise_schedule`.
@@ -156,8 +158,8 @@ def plan_batches(
     while seen < total:
         left = min(total - seen, per_epoch * size - seen % (per_epoch * size))
         # the least batch with B_t s >= B, s at its middle
-        wanted = 1 + bisect_left(range(1, left), size, key=partial(scaled, seen))
-        own = round(left / max(1, round(left / wanted)))
+        wanted = 1 + bisect_left(range(1, min(left, LARGEST * size)), size, key=partial(scaled, seen))
+        own = min(round(left / max(1, round(left / wanted))), LARGEST * size)
         own = min(left, max(own, min(2, size)))
         own = left if left - own < min(2, size) else own
         middle = (seen + own / 2) / size

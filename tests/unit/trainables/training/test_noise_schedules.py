@@ -92,6 +92,17 @@ def test_batches_by_hand() -> None:
     assert [leg.epoch_of(t, 10) for t in (1, leg.steps)] == [1, 1]
 
 
+def test_batches_stay_below_eight_times_that_of_the_trial() -> None:
+    schedule = {"kind": "step", "start": 0.01, "end": 1, "turn": 0.5, "by": "batch_size"}
+    leg = child_leg(_by_batch(noise_schedule=schedule, warmup=0.0, decay=0.0), 1000)
+    assert leg.plan is not None
+    sizes = leg.plan.sizes
+    assert max(sizes) == sizes[0] == 80
+    assert sum(sizes) == 1000
+    # the learning rate takes what the batch leaves
+    assert leg.rate(0) / sizes[0] == pytest.approx(0.01 * leg.rate(leg.steps - 1) / sizes[-1], rel=1e-9)
+
+
 def test_a_flat_batch_schedule_is_the_plain_trial() -> None:
     leg, plain = child_leg(_by_batch(noise_schedule={"kind": "flat", "by": "batch_size"}), 1000), child_leg(SPEC, 1000)
     assert leg.steps == plain.steps

@@ -139,7 +139,7 @@ class Course:
         run = self._resume()
         with run.dropout.enter():
             while self.done < until and not all(self.diverged):
-                factor = self.servo.steer(self.done, run.epoch.losses)
+                factor = self.servo.steer(self.done, run.epoch.losses, run.members.ranks)
                 run.rate = factor * self.leg.rate(self.done)
                 losses = run.step(next(run.epoch.batches), run.rate)
                 self.servo.note(self.done, run.members.parameters)

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.training.ranks import Ranks
+
+ALONE = Ranks()
 WINDOW = 16
 """Steps before a correction whose gradients count, at most; an even number, since they count in pairs."""
 LEAST_EVERY = 8
@@ -124,16 +127,17 @@ class Servo:
         """What it did so far."""
         return Steering(tuple(self.controller.changes), self.controller.off)
 
-    def steer(self, done: int, losses: Sequence[Tensor]) -> float:
+    def steer(self, done: int, losses: Sequence[Tensor], ranks: Ranks = ALONE) -> float:
         """Return the factor for the step after `done` steps, corrected if it is time to.
 
         Args:
             done: Steps done.
             losses: Losses [1] of the steps of this epoch so far.
+            ranks: Processes that share each batch, whose losses differ and whose gradients do not.
         """
         if self._traces and done in self.stable and (done - self.stable.start) % self.every == 0:
             traces, recent = torch.stack(self._traces), losses[-self.every :]
-            loss = float(torch.stack(list(recent)).double().mean()) if recent else math.nan
+            loss = float(ranks.mean(torch.stack(list(recent)).double().mean())) if recent else math.nan
             error = float(traces.std()) / math.sqrt(len(traces))
             self.controller.update(done, float(traces.mean()), error, loss)
             self._traces = []
@@ -172,7 +176,7 @@ class NoServo:
 
     factor, steering = 1.0, FREE
 
-    def steer(self, done: int, losses: Sequence[Tensor]) -> float:
+    def steer(self, done: int, losses: Sequence[Tensor], ranks: Ranks = ALONE) -> float:
         """Return 1."""
         return 1.0
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -48,11 +49,8 @@ def from_json(text: str) -> Space:
     Raises:
         SpaceError: The text is no space, or a newer version wrote it.
     """
-    try:
-        data: dict[str, Any] = json.loads(text)
-        version = data["version"]
-        if version != VERSION:
-            raise SpaceError(f"it has version {version!r}, but this sweeper reads version {VERSION}; upgrade sweeper")
+    with _explain_errors():
+        data = _load(text)
         smoke: Mapping[str, Any] = data["smoke"]
         return Space(
             **{name: data[name] for name in _TEXTS},
@@ -62,10 +60,34 @@ def from_json(text: str) -> Space:
             conditions=data["conditions"],
             needs=data.get("needs", {}),  # files of earlier versions have none
         )
+
+
+def read_knob_names(text: str) -> list[str]:
+    """Return the names of the knobs of the search space that `to_json` wrote, without loading Optuna.
+
+    Raises:
+        SpaceError: The text is no space, or a newer version wrote it.
+    """
+    with _explain_errors():
+        return list(_load(text)["knobs"].keys())
+
+
+@contextmanager
+def _explain_errors() -> Generator[None]:
+    try:
+        yield
     except SpaceError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SpaceError(f"it holds no search space: {type(error).__name__}: {error}") from None
+
+
+def _load(text: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(text)
+    version = data["version"]
+    if version != VERSION:
+        raise SpaceError(f"it has version {version!r}, but this sweeper reads version {VERSION}; upgrade sweeper")
+    return data
 
 
 def _write_knobs(knobs: Mapping[str, BaseDistribution]) -> dict[str, Any]:

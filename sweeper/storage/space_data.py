@@ -8,12 +8,12 @@ file, ranges that `sweep.yaml` lacks are estimated from the trials.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from search_spaces import Space
-from search_spaces._plain import from_json, to_json
+from search_spaces._plain import from_json, read_knob_names, to_json
 from search_spaces._space import SpaceError
 from sweeper.config.space import load_space
 from sweeper.config.spec import SweepSpec
@@ -31,6 +31,7 @@ _LEVELS = 16  # a knob with at most this number of distinct values has no range
 _LOG = 10.0  # a range with at least this ratio of its ends counts as logarithmic
 
 Params = Sequence[Mapping[str, Any]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,32 @@ def known_space(spec: SweepSpec) -> KnownSpace:
     Raises:
         SpecError: The folder does not determine the space.
     """
-    if spec.out is not None and (text := place_of(spec.out).read_text(SPACE_FILE)) is not None:
-        try:
-            return KnownSpace(from_json(text))
-        except SpaceError as error:
-            raise SpecError(f"cannot read {place_of(spec.out).text}/{SPACE_FILE}: {error}") from None
+    if (stored := _read_stored(spec, from_json)) is not None:
+        return KnownSpace(stored)
     if not spec.space.endswith(".py"):
         return KnownSpace(load_space(spec))
     if spec.out is None:
         raise SpecError(f"the space file {spec.space} is not executed to read a sweep, and no run folder is given")
     return _rebuild(spec)
+
+
+def known_knobs(spec: SweepSpec) -> list[str]:
+    """Return the names of the knobs of a stored sweep's space, fast if the folder holds the space; see `known_space`.
+
+    Raises:
+        SpecError: The folder does not determine the space.
+    """
+    names = _read_stored(spec, read_knob_names)
+    return list(known_space(spec).space.knobs) if names is None else names
+
+
+def _read_stored(spec: SweepSpec, parse: Callable[[str], T]) -> T | None:
+    if spec.out is None or (text := place_of(spec.out).read_text(SPACE_FILE)) is None:
+        return None
+    try:
+        return parse(text)
+    except SpaceError as error:
+        raise SpecError(f"cannot read {place_of(spec.out).text}/{SPACE_FILE}: {error}") from None
 
 
 def _rebuild(spec: SweepSpec) -> KnownSpace:

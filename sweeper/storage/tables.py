@@ -227,7 +227,9 @@ def joined(parts: Mapping[str, pa.Table], table: str) -> pa.Table:
     """
     key = "number" if table == "search" else "digest"
     single = {p: rows for p, rows in parts.items() if _is_single(p, rows, key)}
-    seen = pa.array([rows.column(key)[0].as_py() for rows in single.values()], SCHEMAS[table].field(key).type)
+    # pa.array would import pandas
+    firsts = [rows.column(key).slice(0, 1).combine_chunks() for rows in single.values()]
+    seen = pa.concat_arrays([pa.nulls(0, SCHEMAS[table].field(key).type), *firsts])
     many: list[pa.Table] = []
     for path in sorted(parts.keys() - single.keys(), reverse=True):
         rows = parts[path]

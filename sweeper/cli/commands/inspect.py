@@ -113,10 +113,10 @@ def list_trials(args: Arguments) -> int:
 
 def list_knobs(spec: SweepSpec) -> list[str]:
     """Return the knobs of a sweep that `SHOWN_KNOBS` lacks, such as `optimizer_options.eps`; none if it is unknown."""
-    from sweeper.storage.space_data import known_space
+    from sweeper.storage.space_data import known_knobs
 
     try:
-        return [name for name in known_space(spec).space.knobs if name not in SHOWN_KNOBS]
+        return [name for name in known_knobs(spec) if name not in SHOWN_KNOBS]
     except SpecError:
         return []
 

@@ -79,6 +79,19 @@ def test_help_is_fast_and_loads_nothing_heavy() -> None:
         assert f"\n  {command} " in done.stdout
 
 
+def test_the_list_of_trials_loads_neither_models_nor_http(finished: Path) -> None:
+    code = (
+        "import sys\n"
+        "from sweeper.cli.main import main\n"
+        f"assert main(['list', {str(finished)!r}]) == 0\n"
+        "heavy = {'torch', 'ray', 'optuna', 'pandas', 'plotly', 'requests', 'scipy', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "digest" in done.stdout
+
+
 def test_run_prints_the_result_and_its_folder(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*RUN, "--sampler", "qmc", "--out", str(finished)]) == 0  # finished: says it again
     out = capsys.readouterr().out

@@ -6,6 +6,7 @@ import inspect
 import json
 from dataclasses import replace
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +37,20 @@ for _named in sets.NAMED:
     DATASETS.add(_named.name, sets.builder(_named))
 
 
+def _read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return scikit-learn's digits, whole numbers up to 16, shape (1797, 8, 8), and their labels, shape (1797,)."""
+    package = find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or ():
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.exists():  # importing sklearn.datasets takes each worker more than a second
+            table = np.loadtxt(file, delimiter=",")
+            return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(int)
+    from sklearn.datasets import load_digits  # pyright: ignore[reportMissingTypeStubs]
+
+    bunch = cast(Any, load_digits())
+    return bunch.images, np.asarray(bunch.target)
+
+
 @DATASETS.register("digits")
 def digits(
     root: Path | None, *, label_noise: float = 0.0, split_seed: int = 0, size: int = 8, channels: int = 1
@@ -45,12 +60,10 @@ def digits(
     The splits hold 720 training, 180 validation and 897 test images. Other sizes are resized bilinearly and stored in
     256 levels; more channels repeat the grey one. Both options test models for photographs without a download.
     """
-    from sklearn.datasets import load_digits  # pyright: ignore[reportMissingTypeStubs]
-
     if size < 1 or channels < 1:
         raise DataError(f"size and channels of digits must be >= 1, got {size} and {channels}")
-    bunch = cast(Any, load_digits())
-    images, labels = torch.as_tensor(bunch.images).float().unsqueeze(1), np.asarray(bunch.target)
+    grey, labels = _read_digits()
+    images = torch.as_tensor(grey).float().unsqueeze(1)
     if size != 8:
         # digits hold whole numbers up to 16
         images = (interpolate(images, (size, size), mode="bilinear") * (255 / 16)).round()

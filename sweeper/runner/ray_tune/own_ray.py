@@ -26,6 +26,8 @@ from sweeper.net import is_loopback
 PROBE_SECONDS = 60.0
 _ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray 2.60 replaces `--node-ip-address=127.0.0.1` by the address of an interface unless this is 0."""
+_NEEDLESS = ("start_api_server", "start_monitor", "start_log_monitor")
+"""Methods of Ray 2.60's `Node`, each of which starts a Python process that takes a second of a core."""
 _REFUSED, _LET_IN = 10, 11
 _PREFIX, _SOCKET = "sweeper-ray-", "/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store"
 _OWNER = "owner.json"
@@ -131,24 +133,37 @@ def environment(token: Path) -> dict[str, str]:
 
 @contextmanager
 def own_ray() -> Iterator[None]:
-    """Make `ray.init(address="local")` start a private Ray inside the block, and remove its files afterwards."""
+    """Make `ray.init(address="local")` start a private Ray inside the block, and remove its files afterwards.
+
+    It has no process for a dashboard, an autoscaler or the logs of workers, which nothing here reads.
+    """
     from ray._private import ray_constants
+    from ray._private.node import Node
 
     folder = make_folder()
     changed: dict[str, str | None] = {
         **settings(folder / "token"), "RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN": None
     }  # fmt: skip
     before, clusters = {name: os.environ.get(name) for name in changed}, ray_constants.ENABLE_RAY_CLUSTER
+    starts = {name: getattr(Node, name) for name in _NEEDLESS if hasattr(Node, name)}
     try:
         users_token()
         write_token(folder / "token")
         _change_environment(changed)
         ray_constants.ENABLE_RAY_CLUSTER = False  # Ray reads the variable only at import
+        for name in starts:
+            setattr(Node, name, _start_nothing)
         yield
     finally:
+        for name, start in starts.items():
+            setattr(Node, name, start)
         ray_constants.ENABLE_RAY_CLUSTER = clusters
         _change_environment(before)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_nothing(node: Any, **_: Any) -> None:
+    """Replace a method of Ray's `Node`."""
 
 
 def _change_environment(wanted: Mapping[str, str | None]) -> None:

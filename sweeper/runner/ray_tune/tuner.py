@@ -16,11 +16,9 @@ import pickle
 import shutil
 import tempfile
 import threading
-import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,41 +45,18 @@ from ray.tune.search import Searcher  # noqa: E402
 
 from sweeper.config.spec import SweepSpec  # noqa: E402
 from sweeper.errors import SpecError, StorageError  # noqa: E402
-from sweeper.runner.jobs import Job, execute, give_up, prune, was_stopped  # noqa: E402
+from sweeper.runner.jobs import Job, give_up, prune, was_stopped  # noqa: E402
 from sweeper.runner.ray_tune.oom import describe_memory_kill, translate_memory_kills  # noqa: E402
 from sweeper.runner.ray_tune.own_ray import check_closed, own_ray  # noqa: E402
 from sweeper.runner.ray_tune.placement import Layout, Node, capacity, check_fits, cpus, describe_lack, layout, request  # noqa: E402
 from sweeper.runner.ray_tune.reattempts import Attempts  # noqa: E402
+from sweeper.runner.ray_tune.trainable import run_job  # noqa: E402
 from sweeper.runner.ray_tune.watchdog import GROWING_SECONDS, PATIENCE_SECONDS, Room, watch_ray  # noqa: E402
 from sweeper.runner.session import Session  # noqa: E402
 from sweeper.runner.signals import TuneSignals  # noqa: E402
-from trainables.runtime import Runtime  # noqa: E402
 
 WAVE, ROUNDS = 1000, 32
 """A Tuner runs at most max(WAVE, ROUNDS x workers) trials."""
-
-
-def _trainable(config: dict[str, Any]) -> None:
-    # runs in a Tune actor that is reused, so it must leave no global state
-    warnings.simplefilter("ignore")
-    job, trials = Job.from_json(config["job"]), None
-    if config["ranks"]:
-        from sweeper.runner.ray_tune.ranks import run_apart
-
-        trials = partial(run_apart, run=config["run"], **config["ranks"])
-    try:
-        rows = execute(job, Runtime(**config["runtime"]), config["run"], _report_rung, trials)
-    except StorageError as error:
-        tune.report({"storage": str(error)})
-        return
-    tune.report({"rows": json.dumps(rows)})
-
-
-def _report_rung(record: Mapping[str, Any]) -> None:
-    # if the driver stops the trial, this call does not return: the thread ends, and the driver writes the trial
-    if "rung" in record:
-        plain = {k: record[k] for k in ("rung", "epoch", "step", "merged_loss_val", "merged_accuracy_val")}
-        tune.report({**plain, "look": pickle.dumps(dict(record))})
 
 
 class RungScheduler(FIFOScheduler):
@@ -334,7 +309,7 @@ def _run_wave(session: Session, size: int, workers: int, trial: Layout, attempts
     watcher = RoomWatcher(session, room)
     try:
         tuner = tune.Tuner(
-            tune.with_resources(_trainable, tune.PlacementGroupFactory(bundles, **options)),
+            tune.with_resources(run_job, tune.PlacementGroupFactory(bundles, **options)),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=RungScheduler(searcher),

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from ray._private import ray_constants
+from ray._private.node import Node
 
 from sweeper.errors import SpecError
 from sweeper.runner.ray_tune import own_ray
@@ -177,3 +178,24 @@ def test_the_token_of_the_account_is_closed_to_others(tmp_path: Path, monkeypatc
     file.chmod(0o644)
     assert own_ray.users_token() == file
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_it_starts_no_process_that_nothing_reads_and_gives_ray_back_as_it_was() -> None:
+    names = ("start_api_server", "start_monitor", "start_log_monitor")
+    before = [getattr(Node, name) for name in names]
+    node = Node.__new__(Node)  # without its processes
+    with own_ray.own_ray():
+        node.start_api_server(include_dashboard=False, raise_on_failure=False)
+        node.start_monitor()
+        node.start_log_monitor()
+        assert not vars(node)
+    assert [getattr(Node, name) for name in names] == before
+
+
+def test_a_worker_imports_neither_the_sampler_nor_the_analysis() -> None:
+    code = (
+        "import sys, sweeper.runner.ray_tune.trainable\n"
+        "print({'sklearn', 'torch', 'sweeper.analysis', 'sweeper.search', 'sweeper.runner.session'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "set()\n", done.stderr

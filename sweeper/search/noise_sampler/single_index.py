@@ -30,6 +30,8 @@ FREEDOM = 5
 MIN_CONFIGS = 12
 DRAWS = 100
 LIMITS = (-4.0, 4.0)
+MOST_CONFIGS = 1000
+"""Of more configurations, this number enters the fit, evenly spaced in the order of their coordinates."""
 
 
 @cache
@@ -198,6 +200,8 @@ class TiltFit:
 def fit_tilts(space: KnobSpace, seen: Observations, tilt: Array, seed: int) -> TiltFit | None:
     """Return the exponents of the single-index model of `analyse`, relative to the definition's.
 
+    At most `MOST_CONFIGS` configurations enter the fit.
+
     Args:
         space: The knob space.
         seen: Trials with a value; the first column of their losses counts.
@@ -218,6 +222,9 @@ def fit_tilts(space: KnobSpace, seen: Observations, tilt: Array, seed: int) -> T
     z = z if floor is None else np.bincount(owner, np.maximum(value, floor)) / size
     if np.ptp(z) <= 0:
         return None
+    if len(configs) > MOST_CONFIGS:  # 100 bootstrap fits would take minutes
+        rows = np.linspace(0, len(configs) - 1, MOST_CONFIGS).astype(int)
+        configs, z, size = configs[rows], z[rows], size[rows]
     points = space.points(configs)
     columns = np.column_stack([points.log_noise + points.factors[:, ~free] @ tilt[~free], points.factors[:, free]])
     starts = [np.concatenate([[1.0], part]) for part in (np.zeros(int(free.sum())), tilt[free])]

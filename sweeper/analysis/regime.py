@@ -53,6 +53,7 @@ GROUPS_EACH = 40
 """Such an optimum is fitted to at most this many means of neighbours."""
 _MOVING = ("batch_size", "momentum", "weight_decay", "augmentation_strength", "augmentation")
 GRID = 201
+_ROWS = 500
 EDGE = 0.05
 # the study sees the logarithm of these objectives
 LOGARITHMIC = frozenset({"merged_loss", "cost"})
@@ -270,9 +271,21 @@ def tail_floors(z: Array) -> tuple[Array, float | None]:
     start = float(np.quantile(z[: max(3, len(z) // 4)], 0.25))
     floor = max(min(top - 3.0 * spread, start), top - 10.0 * spread)
     half = max(3, len(z) // 12)
-    windows = [z[max(0, i - half) : i + half + 1] for i in range(len(z))]
-    local = np.array([np.quantile(w, 0.75) for w in windows]) - 1.5 * spread
+    local = _quartiles_nearby(z, half) - 1.5 * spread
     return np.maximum(floor, local), floor if floor > z.min() else None
+
+
+def _quartiles_nearby(z: Array, half: int) -> Array:
+    # upper quartile of each value and its `half` neighbours on either side, shape (n,)
+    out = np.empty(len(z))
+    for i in (*range(min(half, len(z))), *range(max(half, len(z) - half), len(z))):
+        out[i] = np.quantile(z[max(0, i - half) : i + half + 1], 0.75)
+    if len(z) > 2 * half:
+        windows = np.lib.stride_tricks.sliding_window_view(z, 2 * half + 1)
+        for first in range(0, len(windows), _ROWS):  # in blocks, since each is copied
+            block = windows[first : first + _ROWS]
+            out[half + first : half + first + len(block)] = np.quantile(block, 0.75, axis=1)
+    return out
 
 
 def edges(x: Array) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sweeper.analysis.curve.smoother import MAX_GROUPS, fit_smoother
-from sweeper.analysis.regime import LOGARITHMIC, Regime, fit_regime
+from sweeper.analysis.regime import LOGARITHMIC, Regime, fit_regime, tail_floors
 from sweeper.search.objectives import OBJECTIVES
 from tests.support.trial_rows import BEST, OF_ROWS, flat, hump, monotone, sweep, table, trial
 from trainables.noise import NOISE
@@ -15,6 +15,19 @@ from trainables.registry import UnknownName
 
 def fit(rows, objective="gain_mean", noise="paper", **kwargs) -> Regime:
     return fit_regime(table(rows), objective, noise, **kwargs)
+
+
+@pytest.mark.parametrize("n", [2, 5, 7, 40, 1300])
+def test_the_local_floor_follows_the_upper_quartile_of_the_neighbours(n: int) -> None:
+    z = np.random.default_rng(n).standard_normal(n)
+    floors, half = tail_floors(z)[0], max(3, n // 12)
+    quartiles = np.array([np.quantile(z[max(0, i - half) : i + half + 1], 0.75) for i in range(n)])
+    lowest = float(floors.min())
+    above = floors > lowest
+    offset = (quartiles - floors)[above]
+    assert offset == pytest.approx(np.full(above.sum(), offset[0] if len(offset) else 0.0))
+    # a value at the global floor has a local floor that is not larger
+    assert (quartiles[~above] - (offset[0] if len(offset) else np.inf) <= lowest + 1e-12).all()
 
 
 @pytest.mark.parametrize("objective", ["gain_mean", "merged_loss"])

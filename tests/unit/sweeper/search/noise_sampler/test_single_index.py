@@ -26,7 +26,7 @@ def test_a_bounded_share_of_many_configurations_enters_and_the_same_each_time(mo
     unit = np.repeat(np.random.default_rng(0).random((1250, len(SPACE))), 2, axis=0)
     phi = space.points(unit).log_noise
     losses = ((phi - phi.mean()) ** 2 + 0.1 * np.random.default_rng(1).standard_normal(len(phi)))[:, None]
-    seen = Observations(unit, losses, np.arange(len(unit)))
+    seen = Observations(unit, losses, np.arange(len(unit)), np.zeros(len(unit), dtype=bool))
     tilt = np.zeros(len(space.factor_roles))
     first, again = fit_tilts(space, seen, tilt, 0), fit_tilts(space, seen, tilt, 0)
     assert first is not None

@@ -149,14 +149,14 @@ class Servo:
         place = (step - self.stable.start) % self.every - (self.every - self.window)
         if step not in self.stable or place < 0 or self.controller.off is not None:
             return
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        # one vector, because many small operations would take as long as a step of a small network
+        gradient = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         if place % 2 == 0:
-            self._held = [g.clone() for g in gradients]
+            self._held = [gradient]
             return
         if self._held:
-            squares = [(g - h).square().sum() for g, h in zip(gradients, self._held, strict=True)]
             share = 1 / self.size(step - 1) + 1 / self.size(step)
-            self._traces.append(torch.stack(squares).sum().double() / share)
+            self._traces.append(gradient.sub_(self._held[0]).square_().sum(dtype=torch.float64) / share)
         self._held = []
 
     def snapshot(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from trainables.measurement.derivatives import Objective, objective
 from trainables.measurement.landscape import Point, describe_points, landscape
 from trainables.measurement.loss_plane import plane
 from trainables.merging.methods import MERGES
+from trainables.models.tensors import move
 from trainables.tasks.evaluation import finite, recalibrate
 from trainables.tasks.tasks import Task, Weights, trained_names
 
@@ -38,12 +39,12 @@ def relief_columns(
     Args:
         tasks: Tasks, with their batches for the BatchNorm re-estimation.
         children: Their children; of one task all of them.
-        recalibrated: Weights of `a`, `b` and their midpoint `merged`, for one task.
+        recalibrated: Weights of `a`, `b` and their midpoint `merged`, for one task, on any device.
         seed: Seed of the random vectors.
     """
     if len(tasks) == 1:
         task, (x, y) = tasks[0], few_examples(tasks[0], "train")
-        a, b, middle = (recalibrated[k] for k in ("a", "b", "merged"))
+        a, b, middle = (move(recalibrated[k], task.device) for k in ("a", "b", "merged"))
         return finite(landscape(task.model, a, b, middle, trained_names(task.model), x, y, seed))
     middle = MERGES["linear"](tasks[0].shared(tasks[0].base), _share(tasks, children), 0.5)
     pair = list(zip(tasks[:2], children[:2], strict=True))

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from trainables.merging.formulas import Weights, is_statistic
 from trainables.models.permutations import Group, Moves, PermutationMap, find_map, list_moves, permute
+from trainables.models.tensors import move
 
 MOST_SWEEPS = 100
 LEAST_GAIN = 1e-12  # relative; below it an assignment counts as equal
@@ -157,6 +158,7 @@ class Repair:
         out = dict(merged)
         for name, (ratio, shift) in factors.items():
             weight, bias = merged[f"{name}.weight"], merged[f"{name}.bias"]
+            ratio, shift = ratio.to(weight.device), shift.to(weight.device)
             out[f"{name}.weight"] = (weight.double() * ratio.reshape(-1, *(1 for _ in weight.shape[1:]))).to(weight)
             out[f"{name}.bias"] = (bias.double() * ratio + shift).to(bias)
         return out
@@ -173,7 +175,7 @@ class Repair:
 
     @torch.no_grad()
     def _run(self, weights: Weights, hook: Any) -> None:
-        own = {k: weights[k] for k in self.model.state_dict() if k in weights}
+        own = move({k: weights[k] for k in self.model.state_dict() if k in weights}, self.x.device)
         kind = next(v.dtype for v in own.values() if v.is_floating_point())
         handles = [self.model.get_submodule(n).register_forward_hook(partial(hook, n)) for n in self.linear_maps]
         try:

@@ -1,4 +1,7 @@
-"""Merges of a trial's children over grids of coefficients, scored on every split of every task."""
+"""Merges of a trial's children over grids of coefficients, scored on every split of every task.
+
+Children and merges are on the host; the device holds the one that is scored.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from trainables.merging.task_scores import (
 )
 from trainables.merging.taskwise import Scales, add_scaled, search_scales
 from trainables.models.permutations import Moves
-from trainables.models.tensors import non_finite_names
+from trainables.models.tensors import move, non_finite_names
 from trainables.result import SPLITS
 from trainables.spec import PairSpec
 from trainables.tasks.evaluation import (
@@ -39,6 +42,7 @@ from trainables.tasks.evaluation import (
 from trainables.tasks.tasks import Task, Weights, children_tasks, join_by_task
 
 FISHER_EXAMPLES = 512  # of Fishers and of Gram matrices
+HOST = "cpu"
 
 
 class Phase(Protocol):
@@ -54,10 +58,11 @@ class _Scorer:
 
     def __init__(self, tasks: Sequence[Task], children: Sequence[Weights], phase: Phase) -> None:
         self.tasks, self.children, self.phase = tasks, children, phase
+        self.base = tasks[0].shared(move(tasks[0].base, HOST))
         self.logits: dict[str, Tensor] = {}  # of the last weights that were scored on a task
 
     def score(self, merged: Weights) -> tuple[MergeScores, list[Weights]]:
-        """Return the scores of a merge on every task, and the whole state dict of each task."""
+        """Return the scores of a merge on every task, and the whole state dict of each task, on its device."""
         parts = [self._one(t, t.whole(merged, c)) for t, c in zip(self.tasks, self.children, strict=False)]
         return MergeScores([p[0] for p in parts], [p[1] for p in parts if p[1]]), [p[2] for p in parts]
 
@@ -70,7 +75,7 @@ class _Scorer:
         """Return the scores of the midpoint of two tasks' children, one per task."""
         tasks, children = [self.tasks[i] for i in pair], [self.children[i] for i in pair]
         shared = [t.shared(c) for t, c in zip(tasks, children, strict=True)]
-        merged = MERGES["linear"](tasks[0].shared(tasks[0].base), shared, 0.5)
+        merged = MERGES["linear"](self.base, shared, 0.5)
         return [self._one(t, t.whole(merged, c), HELD_OUT)[0] for t, c in zip(tasks, children, strict=True)]
 
     def score_child(self, index: int, task: Task) -> Splits:
@@ -79,6 +84,7 @@ class _Scorer:
 
     def _one(self, task: Task, weights: Weights, splits: Sequence[str] = SPLITS) -> tuple[Splits, Splits, Weights]:
         raw: Splits = {}
+        weights = move(weights, task.device)
         if task.batches:
             if splits == SPLITS:
                 with self.phase("evaluate"):
@@ -114,9 +120,10 @@ def score_merges(
         UnknownName: No such merge.
         ValueError: A merge needs moments, and there are none.
     """
+    children = [move(child, HOST) for child in children]
     scorer, own = _Scorer(tasks, children, phase), children_tasks(spec, tasks)
     merges: dict[Key, MergeScores] = {}
-    kept: dict[Key, list[Weights]] = {}  # only the needed ones: large models fill the device
+    kept: dict[Key, list[Weights]] = {}  # only the needed ones, on the host
     ensemble: list[Mapping[str, Tensor]] = []  # logits by split; for text the weights, because its logits are large
     best: Key | None = None
     middle = middle_of(len(tasks))
@@ -126,11 +133,11 @@ def score_merges(
         if best is None or _beats(merges[key], merges[best]):
             if best not in (None, middle, *ENDS):
                 del kept[best]
-            best, kept[key] = key, whole
+            best, kept[key] = key, _to_host(whole)
         if key == middle or key in ENDS:
-            kept[key] = whole
+            kept[key] = kept[key] if key in kept else _to_host(whole)
         if key in ENDS:
-            ensemble.append(scorer.logits or whole[0])
+            ensemble.append(scorer.logits or kept[key][0])
     assert best is not None  # PairSpec demands the linear merge
     if len(tasks) > 1:
         ends: list[Weights] = list(children)
@@ -164,16 +171,18 @@ def _add_window(
     means: Sequence[Weights], phase: Phase, moments: Sequence[Weights],
 ) -> MergeCurves:  # fmt: skip
     """Return the curves with the merges of one window of checkpoints."""
-    device = next(iter(tasks[0].base.values())).device
-    children = [{k: v.to(device) for k, v in mean.items()} for mean in means]
-    scorer, merges = _Scorer(tasks, children, phase), dict[Key, MergeScores]()
-    for key, merged, scales in _iterate_merges(spec, tasks, own, children, scorer, moments):
+    scorer, merges = _Scorer(tasks, means, phase), dict[Key, MergeScores]()
+    for key, merged, scales in _iterate_merges(spec, tasks, own, means, scorer, moments):
         scored, whole = scorer.score(merged)
         merges[key] = replace(scored, scales=scales)
         curves = replace(curves, windows={**curves.windows, size: merges})
         if _beats(merges[key], curves.chosen_scores):
-            curves = replace(curves, chosen=key, chosen_window=size, weights=join_by_task(tasks, whole))
+            curves = replace(curves, chosen=key, chosen_window=size, weights=join_by_task(tasks, _to_host(whole)))
     return curves
+
+
+def _to_host(models: Sequence[Weights]) -> list[Weights]:
+    return [move(weights, HOST) for weights in models]
 
 
 def _beats(one: MergeScores, other: MergeScores) -> bool:
@@ -187,7 +196,8 @@ def _ensemble(task: Task, members: Sequence[Mapping[str, Tensor]]) -> Splits:
     if not members:
         return {}
     if task.data.context is not None:
-        return {s: score_ensemble(task.model, members, *task.data.scored(s)) for s in SPLITS}
+        there = [move(weights, task.device) for weights in members]
+        return {s: score_ensemble(task.model, there, *task.data.scored(s)) for s in SPLITS}
     return {s: score(torch.stack([child[s] for child in members]).mean(0), task.data.scored(s)[1]) for s in SPLITS}
 
 
@@ -199,9 +209,9 @@ def _iterate_merges(
     scorer: _Scorer,
     moments: Sequence[Weights],
 ) -> Iterator[tuple[Key, Weights, Scales]]:
-    base = tasks[0].shared(tasks[0].base)
+    base = scorer.base
     shared = [t.shared(c) for t, c in zip(own, children, strict=True)]
-    needed: dict[str, Any] = {"moments": [t.shared(m) for t, m in zip(own, moments, strict=False)]}
+    needed: dict[str, Any] = {"moments": [t.shared(move(m, HOST)) for t, m in zip(own, moments, strict=False)]}
     for method in spec.merges:
         if method in BY_SCORE:
             yield _search(method, base, shared, scorer)
@@ -245,14 +255,14 @@ def _take_few(task: Task) -> Tensor:
 
 
 def _grams(spec: PairSpec, index: int, task: Task, weights: Weights) -> dict[str, Gram]:
-    grams = gram_matrices(task.model, weights, _take_few(task))
-    return {key: gram for key, gram in grams.items() if not task.is_own(key)}
+    grams = gram_matrices(task.model, move(weights, task.device), _take_few(task))
+    return {key: Gram(gram.matrix.to(HOST), gram.axis) for key, gram in grams.items() if not task.is_own(key)}
 
 
 def _fisher(spec: PairSpec, index: int, task: Task, weights: Weights) -> dict[str, Tensor]:
     draws = Generator().manual_seed(spec.stream(f"merge/fisher/{index}"))
-    diagonal = diagonal_fisher(task.model, weights, _take_few(task), draws)
-    return task.shared(diagonal)
+    diagonal = diagonal_fisher(task.model, move(weights, task.device), _take_few(task), draws)
+    return task.shared(move(diagonal, HOST))
 
 
 def _alignment(tasks: Sequence[Task], own: Sequence[Task], ends: Sequence[Weights]) -> float:
@@ -261,6 +271,6 @@ def _alignment(tasks: Sequence[Task], own: Sequence[Task], ends: Sequence[Weight
     for i, j in pairs_of(max(2, len(tasks))):
         for task in [tasks[i], tasks[j]] if len(tasks) > 1 else tasks:
             x, _ = task.data.scored("val")
-            a, b = (features_of(own[t].model, ends[t], x) for t in (i, j))
+            a, b = (features_of(own[t].model, move(ends[t], own[t].device), x) for t in (i, j))
             values.append(linear_cka(a, b))
     return sum(values) / len(values)

@@ -49,6 +49,13 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor
 
 
+def move(weights: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
+    """Return a state dict on a device; names of one tensor keep one, and a tensor that is there stays itself."""
+    there = {id(v): v for v in weights.values()}
+    there = {i: v.to(device) for i, v in there.items()}
+    return {k: there[id(v)] for k, v in weights.items()}
+
+
 def non_finite_entries(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return copies of the entries with numbers that are not finite; attention masks may hold some."""
     settled = {k: v for k, v in weights.items() if not is_lazy(v)}

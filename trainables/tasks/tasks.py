@@ -47,6 +47,11 @@ class Task:
     adapted: AdaptedModule | None = None
 
     @property
+    def device(self) -> torch.device:
+        """Device of the data and the module."""
+        return self.data.y["train"].device
+
+    @property
     def trainee(self) -> nn.Module:
         """The module that children train: `model`, or the one with adapters."""
         return self.adapted.module if self.adapted else self.model

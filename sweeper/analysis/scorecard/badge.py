@@ -67,7 +67,8 @@ def summarize_verdict(analysis: Analysis | None, doubt: str = "no viable trial h
         return Badge(Word.NO_OPTIMUM, other)
     if _is_likely(analysis):
         return Badge(Word.LIKELY, f"{label} looks best at {_place(analysis)}, but {_shorten(analysis.judged.why)}")
-    return Badge(Word.UNDETERMINED, _explain(analysis))
+    why, share = _explain(analysis), at_share(analysis.regime.proxy)
+    return Badge(Word.UNDETERMINED, why if share in why else why + share)
 
 
 def _shorten(why: str) -> str:

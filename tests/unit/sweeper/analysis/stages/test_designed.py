@@ -56,6 +56,9 @@ def test_the_verdict_says_at_which_share_it_holds() -> None:
     analysis = analyse(mapped, "gain_mean", "paper", draws=40)
     assert "at 0.25 of the budget" in analysis.sentences[0]
     assert "at 0.25 of the budget" in summarize_verdict(analysis).reason
+    few = summarize_verdict(analyse(table(_rows(7, MAP, proxy=0.25)), "gain_mean", "paper", draws=40))
+    assert few.word == "Undetermined"
+    assert few.reason.endswith(" at 0.25 of the budget")
     full = fit_regime(table([*_rows(12, MAP, proxy=0.25), *_rows(12, None, sampler="extend")]), "gain_mean", "paper")
     assert full.proxy is None
     assert "budget" not in full.message

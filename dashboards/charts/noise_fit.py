@@ -133,7 +133,7 @@ def label_above(figure: go.Figure, place: float, grid: Sequence[float], text: st
     at = math.log10(place)
     share = 0.5 if high <= low else (at - low) / (high - low)
     # left of the frame there is room for the text, right of it there is none
-    anchor = "left" if share < 0.1 else "right" if share > 0.55 else "center"
+    anchor = "left" if share < 0.1 else "right" if share > 0.4 else "center"
     look = {"yref": "paper", "yanchor": "bottom", "showarrow": False, "font": {"size": 12.5}, "borderpad": 1}
     figure.add_annotation(x=at, y=1.0, text=text, xanchor=anchor, **look)
     figure.update_layout(margin={"t": 46}, showlegend=False)

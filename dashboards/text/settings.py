@@ -82,8 +82,9 @@ def _place_noise(s: Settings, fit: Regime | None) -> str:
     """Return where the noise of the settings lies beside the interval of the best noise; empty if unknown."""
     if s.noise is None or fit is None or fit.noise != s.noise_name or fit.low is None or fit.high is None:
         return ""
-    where = "within" if fit.low <= s.noise <= fit.high else "outside"
-    return f"{where} {shorten(fit.low)} to {shorten(fit.high)}"
+    low, high = shorten(fit.low), shorten(fit.high)
+    inside = fit.low <= s.noise <= fit.high or shorten(s.noise) in (low, high)
+    return f"{'within' if inside else 'outside'} {low} to {high}"
 
 
 def _make_whole_choice(s: Settings, best: bool, fit: Regime | None) -> SettingsChoice:

@@ -32,6 +32,7 @@ from dashboards.views.verdicts import Judgement, ask
 from sweeper.analysis.best import choose_winner
 from sweeper.analysis.evidence.needs import OBJECTIVE, make_extend_command
 from sweeper.analysis.evidence.plan import read_missing
+from sweeper.analysis.evidence.verdict import HUMP
 from sweeper.analysis.posterior import Favourite, Posterior
 from sweeper.analysis.recommend import Recommendation
 from sweeper.analysis.regime import Regime
@@ -204,10 +205,11 @@ def _describe_needs(run: Run, analysis: Analysis, extend: str) -> tuple[str, ...
         return ()
     why = "; ".join(dict.fromkeys(n.why for n in analysis.needs))
     plan = read_missing(run.spec, run.place, run.tables["trials"], analysis) if extend and run.spec else None
+    aim = "For a narrower answer" if analysis.verdict == HUMP else "For a firm answer"
     if plan is not None:
-        return (f"For a firm answer: {why}. `{extend}` runs {pluralize(len(plan.specs), 'further trial')}.",)
+        return (f"{aim}: {why}. `{extend}` runs {pluralize(len(plan.specs), 'further trial')}.",)
     most = f"at most {pluralize(sum(n.repeats for n in analysis.needs), 'further trial')}"
-    return (f"For a firm answer: {why}. {f'`{extend}` runs' if extend else 'This needs'} {most}.",)
+    return (f"{aim}: {why}. {f'`{extend}` runs' if extend else 'This needs'} {most}.",)
 
 
 def _make_evidence_table(analysis: Analysis) -> TextTable:

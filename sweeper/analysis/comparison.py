@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.formatting import ELSEWHERE, SYNTHETIC, merge_words
+from sweeper.formatting import ELSEWHERE, SYNTHETIC, merge_words, pluralize
 from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 from sweeper.storage.location import is_uri
 from trainables.noise import KNOBS
@@ -22,14 +22,19 @@ if TYPE_CHECKING:
     from sweeper.config.spec import SweepSpec
 
 
+LINEAR = "linear at 0.5"
+
+
 @dataclass(frozen=True)
 class BestMerge:
-    """The best merge of a sweep: best repeat of the best configuration, with its test scores.
+    """The best merge of a sweep, with its test scores.
+
+    The scores are the means of the fresh pairs that confirmed it; without any, those of the best repeat.
 
     Attributes:
         digest: The trial.
         objective: Objective that chose the configuration.
-        merge: Words for the merge: the one that validation chose, else linear at 1/2.
+        merge: Words for the merge: linear at 1/2 of the fresh pairs, else the one that validation chose.
         loss, accuracy: Scores of that merge on test [nat, 1].
         gain: Loss gain of the linear merge at 1/2 over the mean parent on test [nat].
         noise: Noise of the trial, in the compared definition.
@@ -159,14 +164,21 @@ def _find_best_merge(spec: SweepSpec, trials: pa.Table, objective: str, noise: s
         return None
     kind = "chosen" if row["chosen_merge"] else "merged"
     choice = row["chosen_merge"], row["chosen_coefficient"], row.get("chosen_window")
-    words = merge_words(*choice) if row["chosen_merge"] else "linear at 0.5"
+    words = merge_words(*choice) if row["chosen_merge"] else LINEAR
+    scores = {
+        "loss": row[f"{kind}_loss_test"],
+        "accuracy": row[f"{kind}_accuracy_test"],
+        "gain": row["gain_mean_loss_test"],
+    }
+    if confirmed := row["confirmed"]:  # the pairs that chose nothing, as in `best`
+        words = f"{LINEAR}, mean of {pluralize(confirmed['pairs'], 'fresh pair')}"
+        stems = {"loss": "merged_loss", "accuracy": "merged_accuracy", "gain": "gain_mean_loss"}
+        scores = {name: (confirmed["scores"].get(stem) or {}).get("mean") for name, stem in stems.items()}
     return BestMerge(
         digest=row["digest"],
         objective=objective,
         merge=words,
-        loss=row[f"{kind}_loss_test"],
-        accuracy=row[f"{kind}_accuracy_test"],
-        gain=row["gain_mean_loss_test"],
+        **scores,
         noise=row[f"noise_{noise}"],
         knobs={k: row[k] for k in (*KNOBS, "augmentation", "augmentation_strength")},
     )

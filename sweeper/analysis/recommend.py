@@ -134,6 +134,11 @@ def recommend(
     tried = {knob: (min(r[knob] for r in ok), max(r[knob] for r in ok)) for knob in KNOBS}
     if learning_rate is not None:
         batch_sizes = [_solve_batch_size(regime, regime.optimum, settings, learning_rate)]
+        if batch_sizes[0] > settings.get("examples", math.inf):
+            raise ValueError(
+                f"learning rate {learning_rate:.6g} reaches the best noise at batch size {batch_sizes[0]}, above the "
+                f"{settings['examples']} training examples; give a smaller learning rate"
+            )
     elif batch_sizes is None:
         batch_sizes = _powers_of_two(*tried["batch_size"])
     for size in batch_sizes:

@@ -208,7 +208,7 @@ def format_posterior(record: Mapping[str, Any], noise: str) -> str:
     if record["unexplained"]:
         return wrap(f"no model of noise {noise}: {record['unexplained']}", 0)
     share = noise_share(record, noise)
-    lines = [wrap(f"model of {pluralize(record['trials'], 'configuration')}: {share}", 0)]
+    lines = [wrap(f"the search's model of {pluralize(record['trials'], 'configuration')}: {share}", 0)]
     lines += [wrap(hint, 0)] if (hint := describe_bounds(record.get("at_bounds", ()))) else []
     if exponents := list_exponents(record):
         rows = [(e.factor, number(e.given), number(e.fitted), _format_interval(e.interval)) for e in exponents]

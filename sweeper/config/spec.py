@@ -60,7 +60,8 @@ class SweepSpec(BaseModel):
     )
     noise: str = option(
         "paper",
-        "Predicted noise scale to target and to show; with AdamW the default is `adam_sde`.",
+        "Predicted noise scale to target and to show (default: paper; paper_aug where augmentation varies, adam_sde "
+        "with AdamW).",
         "search",
         metavar="NAME",
     )

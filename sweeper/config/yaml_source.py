@@ -48,8 +48,10 @@ def explain(error: ValidationError, model: type[BaseModel], lines: Mapping[str, 
         message = _RULES.get(item["type"], re.sub(r"^Value error, |^Input should be ", "", item["msg"]))
         if item["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error"):
             message = "must be " + message
-        given = "" if "got " in message or message.startswith("unknown ") else f", got {_shown(item['input'])}"
-        message = message if message.startswith("unknown ") else f"{key}: {message[0].lower()}{message[1:]}"
+        # a rule on several keys names them itself
+        complete = not key or message.startswith("unknown ")
+        given = "" if complete or "got " in message else f", got {_shown(item['input'])}"
+        message = message if complete else f"{key}: {message[0].lower()}{message[1:]}"
         text = message + given
     line = next((lines[".".join(path[:n])] for n in range(len(path), 0, -1) if ".".join(path[:n]) in lines), None)
     return f"{where}, line {line}: {text}" if where and line else f"{where}: {text}" if where else text

@@ -250,15 +250,14 @@ def _find_end(knob: Any, value: Any) -> str:
 
 
 def _find_other_goal(trials: pa.Table, spec: SweepSpec, winner: Mapping[str, Any] | None, run: str) -> Sequence[str]:
-    """Return where the merged loss is lowest, if the sweep searched the largest gain: one is not the other."""
+    """Return the command for the lowest merged loss, if the sweep searched the gain: one is not the other."""
     if winner is None or spec.objective not in _GAINS:
         return ()
     best = rank_trials(trials, "merged_loss", 1, find_over_limits(trials, spec))
     if not best or best[0]["config"] == winner["config"]:
         return ()
-    where = f"batch size {best[0]['batch_size']}, learning rate {number(best[0]['learning_rate'])}"
     command = f"sweeper recommend {shlex.quote(run)} --objective merged_loss"
-    return (f"the lowest merged loss, {number(best[0]['config_mean'])}, is at {where}: {command}",)
+    return (f"the largest gain is not the lowest merged loss; for that one: {command}",)
 
 
 def _find_next(badge: Badge, winner: Mapping[str, Any] | None, run: str) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 FIXABLE = ("batch_size", "momentum", "learning_rate", "weight_decay")
+_REACH = 30.0
+"""Largest factor between a fixed value and the nearest viable trial."""
 _RULES = {
     "batch_size": ("be a whole number >= 1", lambda v: v >= 1 and v == int(v)),
     "momentum": ("lie in [0, 1)", lambda v: 0 <= v < 1),
@@ -25,7 +27,7 @@ _RULES = {
 
 
 def check_fixed(fixed: Mapping[str, float], rows: Sequence[Mapping[str, Any]], limit: float | None) -> None:
-    """Check fixed knobs against their rules, the training set and the limit of stability.
+    """Check fixed knobs against their rules, the training set, the tried range and the limit of stability.
 
     Args:
         fixed: Knob of `FIXABLE` -> value.
@@ -33,7 +35,8 @@ def check_fixed(fixed: Mapping[str, float], rows: Sequence[Mapping[str, Any]], l
         limit: Step size η/(1−μ) from which most trials failed; None without such failures.
 
     Raises:
-        SpecError: A value breaks its rule, no batch of this size exists, or no step with these values is stable.
+        SpecError: A value breaks its rule, no batch of this size exists, it lies too far from all viable trials, or no
+            step with these values is stable.
     """
     for name, value in fixed.items():
         rule, holds = _RULES[name]
@@ -44,6 +47,7 @@ def check_fixed(fixed: Mapping[str, float], rows: Sequence[Mapping[str, Any]], l
         raise SpecError(
             f"batch_size must be at most {examples}, the number of training examples, got {fixed['batch_size']}"
         )
+    _check_reach(fixed, rows)
     if limit is None or "learning_rate" not in fixed:
         return
     momenta = [r["momentum"] for r in rows if r["outcome"] == "ok" and r["momentum"] is not None]
@@ -55,6 +59,22 @@ def check_fixed(fixed: Mapping[str, float], rows: Sequence[Mapping[str, Any]], l
             f"most trials at {number(limit)} or above failed; give a smaller learning_rate"
             f"{' or momentum' if momentum > 0 else ''}"
         )
+
+
+def _check_reach(fixed: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse values so far from all viable trials that a prediction there would be arbitrary."""
+    for name in ("learning_rate", "momentum"):
+        tried = [r[name] for r in rows if r["outcome"] == "ok" and r[name] is not None]
+        if name not in fixed or not tried:
+            continue
+        low, high, value = min(tried), max(tried), fixed[name]
+        # what counts of a momentum is 1 - momentum, which acts like an inverse learning rate
+        ends = (low, high, value) if name == "learning_rate" else (1.0 - high, 1.0 - low, 1.0 - value)
+        if ends[0] > 0 and not ends[0] / _REACH <= ends[2] <= ends[1] * _REACH:
+            raise SpecError(
+                f"{name} {value:.10g} is too far from the viable trials ({low:.6g} to {high:.6g}) to predict a score; "
+                "give a nearer value, or run trials there"
+            )
 
 
 def add_fixed(space: Space, fixed: Sequence[Mapping[str, float]]) -> Space:

@@ -204,8 +204,14 @@ def report(a: Analysis, extend: str = "", plan: Plan | None = None) -> str:
         extend: Command that runs the missing trials; empty if there is none.
         plan: Trials of that command; None if they are unknown.
     """
+    from sweeper.analysis.scorecard.badge import summarize_verdict
+
     verdict, *others = a.sentences
-    parts = [wrap(verdict, 0), "\n".join(wrap(f"- {line}", 0) for line in others)]
+    label, _, reason = verdict.partition(": ")
+    # the word of `best` and the page, then what the tests alone say
+    word = summarize_verdict(a).word
+    label = str(word) if word.lower() == label else f"{word} ({label} by the tests)"
+    parts = [wrap(f"{label}: {reason}", 0), "\n".join(wrap(f"- {line}", 0) for line in others)]
     if a.ranking.rows:
         parts.append(_format_ranking(a))
     parts.append(_format_needs(a, extend, plan))
@@ -243,11 +249,13 @@ def _format_rank(a: Analysis, row: Rank) -> tuple[str, ...]:
 
 def _format_needs(a: Analysis, extend: str, plan: Plan | None) -> str:
     from sweeper.analysis.evidence.sentences import explain_no_needs
+    from sweeper.analysis.evidence.verdict import HUMP
 
     if not a.needs:
         return explain_no_needs(a)
     runs = pluralize(len(plan.specs), "further trial") if plan is not None else "them"
-    lines = [wrap(f"a firm answer still needs{f' (`{extend}` runs {runs})' if extend else ''}:", 0)]
+    aim = "a narrower answer" if a.verdict == HUMP else "a firm answer"
+    lines = [wrap(f"{aim} still needs{f' (`{extend}` runs {runs})' if extend else ''}:", 0)]
     for why in dict.fromkeys(n.why for n in a.needs):
         needs = [n for n in a.needs if n.why == why]
         new = [n for n in needs if n.noise is not None]

@@ -46,7 +46,7 @@ def test_the_text_names_knobs_whose_best_value_lies_at_an_end(believed: Posterio
 
 def test_the_text_sets_the_fitted_exponents_beside_the_definition(believed: Posterior) -> None:
     text = format_posterior(believed.record(), "paper")
-    assert text.startswith("model of 40 configurations: noise paper accounts for ")
+    assert text.startswith("the search's model of 40 configurations: noise paper accounts for ")
     assert "best noise" not in text  # `status` prints that of the regime
     assert re.search(
         r"noise paper accounts for (> )?\d+ % \(90 % interval (> )?\d+ to (> )?\d+ %\) of the explained variance",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from trainables.models.heads import head_of
 from trainables.models.seeding import seed_generators
-from trainables.models.tensors import aliases, list_some, widen
+from trainables.models.tensors import aliases, list_some, wide_type, widen
 
 Weights = Mapping[str, Tensor]
 _INSTALL = "an adapter needs the package peft: pip install 'sweeper[text]'"
@@ -108,7 +108,7 @@ def adapt(model: nn.Module, settings: Mapping[str, Any], seed: int, classes: int
     transposed = {n: not isinstance(modules[n], nn.Linear) for n in names}
     # stand-ins without memory, because peft gives factors the type of the base
     shared = {
-        id(p): nn.Parameter(p.new_zeros((), dtype=widen(p[:0]).dtype).expand_as(p), requires_grad=False)
+        id(p): nn.Parameter(p.new_zeros((), dtype=wide_type(p.dtype)).expand_as(p), requires_grad=False)
         for p in model.parameters()
     }
     twin = copy.deepcopy(model, cast(dict[int, Any], shared))

@@ -44,9 +44,14 @@ def hold(model: nn.Module, kind: torch.dtype) -> nn.Module:
     return model
 
 
+def wide_type(dtype: torch.dtype) -> torch.dtype:
+    """Return float32 for a type of half precision; other types stay."""
+    return torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else dtype
+
+
 def widen(tensor: Tensor) -> Tensor:
     """Return a tensor of half precision in float32; others stay."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor
+    return tensor.to(wide_type(tensor.dtype))
 
 
 def move(weights: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:

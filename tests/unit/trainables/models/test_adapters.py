@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainables.models.adapters import adapt
 from trainables.models.registry import build
-from trainables.models.tensors import hold
+from trainables.models.tensors import hold, wide_type
 from trainables.spec import adapter_settings
 from trainables.tasks.tasks import trained_names
 
@@ -112,3 +112,13 @@ def test_a_base_of_half_precision_has_the_factors_of_a_full_one() -> None:
 def test_wrong_targets_are_refused(targets: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         adapt(gpt(), adapter_settings({"kind": "lora", "targets": targets}), 0, 64)
+
+
+def test_a_parameter_without_dimensions_stays_and_keeps_its_type() -> None:
+    model = gpt()
+    model.register_parameter("temperature", nn.Parameter(torch.tensor(2.0)))
+    adapted = adapt(hold(model, torch.bfloat16), adapter_settings({"kind": "lora"}), 3, 64)
+    folded = adapted.fold(adapted.start(model.state_dict()))
+    assert torch.equal(folded["temperature"], torch.tensor(2.0))
+    kinds = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int64)
+    assert [wide_type(kind) for kind in kinds] == [*[torch.float32] * 3, torch.float64, torch.int64]

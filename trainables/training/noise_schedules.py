@@ -161,7 +161,8 @@ def plan_batches(
         wanted = 1 + bisect_left(range(1, min(left, LARGEST * size)), size, key=partial(scaled, seen))
         own = min(round(left / max(1, round(left / wanted))), LARGEST * size)
         own = min(left, max(own, min(2, size)))
-        own = left if left - own < min(2, size) else own
+        if left - own < min(2, size):  # a rest too small for a batch of its own
+            own = left if left <= LARGEST * size else own - 1
         middle = (seen + own / 2) / size
         sizes.append(own)
         relative.append(course(middle))

@@ -4,7 +4,7 @@ import pytest
 
 from trainables.spec import PairSpec
 from trainables.training.legs import child_leg
-from trainables.training.noise_schedules import NOISE_SCHEDULES, make_noise_schedule
+from trainables.training.noise_schedules import NOISE_SCHEDULES, make_noise_schedule, plan_batches
 
 SPEC = PairSpec("any", "any", learning_rate=0.1, batch_size=10, steps=100, warmup=0.1, decay=0.2)
 
@@ -101,6 +101,19 @@ def test_batches_stay_below_eight_times_that_of_the_trial() -> None:
     assert sum(sizes) == 1000
     # the learning rate takes what the batch leaves
     assert leg.rate(0) / sizes[0] == pytest.approx(0.01 * leg.rate(leg.steps - 1) / sizes[-1], rel=1e-9)
+
+
+@pytest.mark.parametrize(("size", "steps", "turn", "end"), [(3, 9, 0.26, 0.02), (5, 10, 0.37, 0.05)])
+def test_a_rest_of_one_example_enlarges_no_batch_beyond_the_limit(
+    size: int, steps: int, turn: float, end: float
+) -> None:
+    options = {"kind": "step", "start": 1, "end": end, "turn": turn}
+    plan = plan_batches(options, lambda _: 1.0, range(steps), steps, steps, size, 0.1)
+    # 8 B + 1 examples are left before the last two
+    assert plan.sizes[-2:] == (8 * size - 1, 2)
+    assert max(plan.sizes) <= 8 * size
+    assert sum(plan.sizes) == steps * size
+    assert plan.ends == (len(plan.sizes),)
 
 
 def test_a_flat_batch_schedule_is_the_plain_trial() -> None:

@@ -46,4 +46,7 @@ def dose(
         traces = np.asarray(trace_sigma, dtype=np.float64)
     if len(traces) != len(rates):
         raise ValueError(f"trace_sigma must have one value for each of the {len(rates)} steps, got {len(traces)}")
-    return float(np.dot(np.square(np.asarray(rates, dtype=np.float64)), traces / sizes) / (1.0 - momentum) ** 2)
+    squares, scale = np.square(np.asarray(rates, dtype=np.float64)), (1.0 - momentum) ** 2
+    if isinstance(batch_size, int | float):  # another order of operations changes the last digit of stored rows
+        return float(np.dot(squares, traces) / (batch_size * scale))
+    return float(np.dot(squares, traces / sizes) / scale)

@@ -163,7 +163,7 @@ class Watch:
         doses = [
             dose(
                 rates[c],
-                [self.legs[c].size(t, self.specs[c].batch_size) for t in range(self.legs[c].steps)],
+                plan.sizes if (plan := self.legs[c].plan) else self.specs[c].batch_size,
                 momentum,
                 {r.step: max(0.0, r.statistics.trace_sigma) for r in measured},
             )

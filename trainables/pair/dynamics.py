@@ -23,8 +23,11 @@ def describe_dynamics(spec: PairSpec, leg: Leg, steering: Sequence[Steering] = (
     columns: dict[str, Any] = {}
     course: list[float] = []
     if (spec.noise_schedule or spec.servo) and len(leg.stable):
-        nominal, first = spec.learning_rate / spec.batch_size, steering[0] if steering else Steering()
-        course = [leg.rate(t) * first.at(t) / leg.size(t, spec.batch_size) / nominal for t in leg.stable]
+        first, rate = steering[0] if steering else Steering(), spec.learning_rate
+        course = [leg.rate(t) * first.at(t) / rate for t in leg.stable]
+        if leg.plan:
+            nominal = rate / spec.batch_size
+            course = [leg.rate(t) * first.at(t) / leg.plan.sizes[t] / nominal for t in leg.stable]
         columns |= {"schedule_start": course[0], "schedule_end": course[-1]}
     if spec.servo and course:
         sizes = [leg.size(t, spec.batch_size) for t in leg.stable]

@@ -54,3 +54,11 @@ def test_batch_sizes_of_every_step() -> None:
     assert dose([0.1, 0.2], [4, 2], 0.5, [2.0, 3.0]) == pytest.approx(4 * (0.01 * 2 / 4 + 0.04 * 3 / 2))
     with pytest.raises(ValueError, match="batch_size must be > 0"):
         dose([0.1, 0.2], [4, 0], 0.5, [2.0, 3.0])
+
+
+def test_one_batch_size_keeps_the_digits_of_stored_rows() -> None:
+    rng = np.random.default_rng(0)
+    for size in (3, 10, 48):
+        rates, traces = rng.uniform(0.01, 0.3, 50), rng.uniform(1, 9, 50)
+        stored = float(np.dot(np.square(rates), traces) / (size * (1.0 - 0.9) ** 2))
+        assert dose(list(rates), size, 0.9, list(traces)) == stored

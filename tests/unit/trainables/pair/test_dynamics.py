@@ -12,10 +12,13 @@ import torch
 from torch import Generator
 
 from tests.support.small_trials import digits_spec
+from trainables.measurement import monitor
+from trainables.pair.dynamics import describe_dynamics
 from trainables.pair.run import run_pair
 from trainables.runtime import Runtime
 from trainables.tasks.batches import epoch_batches
 from trainables.training.checkpointing import Keeper
+from trainables.training.legs import child_leg
 
 QUIET = Runtime(measure=0)
 RISING = {"kind": "linear", "start": 1, "end": 4}
@@ -30,6 +33,28 @@ def test_a_schedule_stands_in_the_row_and_in_the_history() -> None:
     assert noises == sorted(noises)
     assert noises[-1] == pytest.approx(ends[1] * row.result.noises["paper"])
     assert run_pair(replace(spec, noise_schedule={}), QUIET).result.schedule_start is None
+
+
+@pytest.mark.parametrize("learning_rate", [0.03, 0.05, 0.07, 0.11, 0.13])
+def test_the_ends_of_a_schedule_of_the_learning_rate_keep_the_digits_of_stored_rows(learning_rate: float) -> None:
+    spec = digits_spec(batch_size=48, learning_rate=learning_rate, noise_schedule=RISING, epochs=4)
+    leg = child_leg(spec, 1000)
+    columns = describe_dynamics(spec, leg)
+    assert columns["schedule_start"] == leg.rate(leg.stable[0]) / learning_rate
+    assert columns["schedule_end"] == leg.rate(leg.stable[-1]) / learning_rate
+
+
+def test_the_dose_of_equal_batches_takes_one_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[object] = []
+
+    def note(rates: list[float], batch_size: object, *_: object) -> float:
+        sizes.append(batch_size)
+        return float(len(rates))
+
+    monkeypatch.setattr(monitor, "dose", note)
+    row = run_pair(digits_spec(batch_size=48), Runtime(measure=1)).result
+    assert sizes == [48, 48]
+    assert row.noises["dose"] == row.steps
 
 
 def test_a_schedule_by_the_batch_size_keeps_examples_and_mean_noise() -> None:

@@ -134,7 +134,7 @@ class Children:
             own, begin = replace(watch.specs[i], stack=1), start
             if first.protocol == "scratch":
                 begin = own_base(self.specs[i // first.members], names[i % first.members], task, lab.runtime)
-                # what there is of a base: the start of the first child
+                # measurements that need a base take the start of the first child
                 task.base = begin if i == 0 else task.base
             elif not first.child_b:
                 begin = task.start(task.base)

@@ -37,7 +37,7 @@ def anneal_leg(spec: PairSpec, leg: Leg, step: int, rungs: int) -> Leg:
     length = min(spec.decay * step, ANNEAL_SHARE * leg.steps / rungs) if decays else 0
     length = max(1, round(length)) if length else 0
     rate = leg.rate(step)
-    # with the batches that the child has there, so that the noise goes on from its own
+    # with the child's batches at this step, so that its noise continues
     plan = BatchPlan((leg.plan.sizes[step],) * length, (), range(0), (length,)) if leg.plan and length else None
     return Leg(length, lambda done: rate * wsd(done, length, 0.0, 1.0), plan=plan)
 

@@ -157,9 +157,10 @@ def add_models(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> str |
 
 
 def add_adapters(spec: PairSpec, tasks: Sequence[Task]) -> None:
-    """Add the adapters that children train; the frozen base then has the type `spec.held_dtype`, rounded once.
+    """Add the adapters that children train; the frozen base then has the type `spec.held_dtype`.
 
-    `Task.base` keeps the type of the trial, with the values of the held base.
+    A base with `base.steps` starts from rounded weights, trains in float32, and is rounded again. `Task.base` keeps the
+    type of the trial, with the values of the held base.
 
     Raises:
         ValueError: The package peft is not installed, the targets do not fit, or tasks have heads of their own.

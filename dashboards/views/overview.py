@@ -242,7 +242,8 @@ def _write_banners(counts: Overview, chosen: Choice, run: Run) -> tuple[str, ...
         sentences.append("No trial is ok so far, so gain and merged loss are unknown.")
     if counts.trials and counts.missing:
         state = "running" if run.running else "not running"
-        tried = f"{counts.tried} of {pluralize(counts.budget or 0, 'configuration')}"
+        kind = "configuration" if chosen.sweep.repeats > 1 else "trial"
+        tried = f"{counts.tried} of {pluralize(counts.budget or 0, kind)}"
         sentences.append(f"Unfinished and {state}: {tried} {'has' if counts.tried == 1 else 'have'} a result.")
     if counts.trials and counts.trials == counts.configs and not chosen.sweep.own_models:
         sentences.append("No configuration has repeats, so the share of chance in the scatter is unknown.")
@@ -284,11 +285,12 @@ def _make_cost_tiles(run: Run, counts: Overview) -> tuple[Tile, ...]:
         outcomes += f"; {in_progress} running now"
     spent, costs = counts.device_seconds, count_costs(run.tables["trials"].select(STAGE_COLUMNS).to_pylist())
     per_trial = f"{shorten(spent / counts.trials)} s per trial" if spent and counts.trials else "no trial records it"
-    again = counts.tried - (counts.configs - counts.added)
-    repeats = f", {again} tried again" if again > 0 else ""
-    repeats += f", {pluralize(counts.trials, 'trial')}" if counts.trials != counts.configs else ""
+    title, kinds = "Trials", pluralize(counts.configs, "configuration")
+    if choices.read_sweep(run).repeats > 1:  # the budget counts configurations
+        title, kinds = "Configurations", pluralize(counts.trials, "trial")
+    kinds = f", {kinds}" if counts.trials != counts.configs else ""
     return (
-        Tile("Configurations" + (" · running" if run.running else ""), done, outcomes + repeats),
+        Tile(title + (" · running" if run.running else ""), done, outcomes + kinds),
         Tile(
             "Device time",
             "–" if spent is None else format_duration(spent),

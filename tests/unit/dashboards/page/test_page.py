@@ -75,6 +75,14 @@ def test_the_page_says_optimum_interval_counts_and_the_best_merge(page, trials):
     assert "Synthetic" not in text
 
 
+@pytest.mark.parametrize(("repeats", "title", "done"), [(1, "Trials", "2 of 2"), (2, "Configurations", "2 of 2")])
+def test_the_tile_counts_what_the_budget_counts(tmp_path, repeats, title, done):
+    run = write_sweep(tmp_path / "run", trials=2, budget=2, repeats=repeats)
+    tile = next(t for t in build_sections(read_run(run))["overview"][1].tiles if t.title == title)
+    assert tile.value == done
+    assert ("4 trials" in tile.context) == (repeats == 2)
+
+
 def test_a_closed_form_is_called_one(tmp_path):
     page = write_page(write_sweep(tmp_path / "run", trials=2, budget=2, trainable="synthetic"))
     assert page == tmp_path / "run" / "dashboard.html"
@@ -86,7 +94,7 @@ def test_an_unfinished_run_says_what_is_not_known(tmp_path, count):
     text = _text(write_page(write_sweep(tmp_path / "run", trials=count, budget=40)))
     assert ("not determined" in text) == (count > 0)
     verb = "has" if count == 1 else "have"
-    assert (f"{count} of 40 configurations {verb} a result" in text) == (count > 0)
+    assert (f"{count} of 40 trials {verb} a result" in text) == (count > 0)
     assert text.count("No trial has finished yet") == (6 if count == 0 else 0)
 
 

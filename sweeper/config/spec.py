@@ -77,7 +77,8 @@ class SweepSpec(BaseModel):
     confirm: Amount | None = option(
         None,
         "Share of the trials that confirm the answer with fresh seeds: half of them choose the winner, the others "
-        f"report it (default: {DEFAULT_CONFIRM:g} with sampler noise and one objective, else 0).",
+        "report it; fewer than 4 go to the search "
+        f"(default: {DEFAULT_CONFIRM:g} with sampler noise and one objective, else 0).",
         "search",
         metavar="SHARE",
         ge=0,

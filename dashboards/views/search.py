@@ -70,8 +70,8 @@ def build(run: Run, selection: Selection) -> Section:
     if explained is not None and explained.exponents:
         charts.append(draw_exponents(believed))
     charts += _draw_knobs(run, chosen.name, chosen.split, chosen.noise)
-    if len(points) > 1 and any(measure.column in p.values for p in points):
-        same = choices.compare_points(run, chosen.noise, (measure.column,))
+    same = choices.compare_points(run, chosen.noise, (measure.column,))
+    if len(same) > 1 and any(measure.column in p.values for p in same):
         charts.append(draw_parallel(same, measure, NOISE[chosen.noise].unit))
     if (best := find_front(run)) and run.spec:
         columns = tuple(OBJECTIVES[name].column for name in run.spec.objectives)

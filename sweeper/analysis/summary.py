@@ -76,10 +76,10 @@ def count_sweep(spec: SweepSpec, trials: Any, budget: int) -> SweepRecord:
         cost=Cost(
             device_seconds=counts.device_seconds or 0.0,
             gpu_hours=gpu_seconds / 3600,
-            stages=dict(costs.stages),
+            stage_seconds=dict(costs.stages),
             proxy=costs.proxy,
             saved_seconds=costs.saved_by_proxy + costs.saved_by_pruning,
-            by_stage=costs.describe(),
+            summary=costs.describe(),
         ),
         warnings=tuple(format_lines(count_warnings(r["warnings"] for r in rows), len(rows))),
     )

@@ -188,7 +188,7 @@ def format_record(about: Mapping[str, Any], record: SweepRecord) -> str:
         "progress": f"{done} of {pluralize(budget, 'trial') if budget else 'an unknown number of trials'}"
         + (f", {failed} failed" if failed else ""),
         "finished trials": f"{progress.trials} ({counts})" if progress.trials else counts,
-        "device time": f"{number(cost.device_seconds)} s" + (f" ({cost.by_stage})" if cost.by_stage else ""),
+        "device time": f"{number(cost.device_seconds)} s" + (f" ({cost.summary})" if cost.summary else ""),
         "GPU time": f"{number(cost.gpu_hours)} h" if cost.gpu_hours else None,
         "wall time": f"{number(cost.wall_seconds)} s" if cost.wall_seconds else None,
         "best": f"{best.digest} {describe_winner(best)}" if best else "none yet",

@@ -23,7 +23,7 @@ ARCHIVE = "application/x-tar"
 MOST_FILES = 2000
 """Most files of an archive; a model of a trillion parameters has some hundred."""
 BASE, ADAPTER_CONFIG = "base", "adapter_config.json"
-NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}", re.ASCII)
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 """Name of a file in an archive, and of the folder on its card."""
 DISCARDED = "Sweeper-Discarded"
 """Header with the share of the merged update's squared norm that an adapter lacks."""

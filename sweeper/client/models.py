@@ -94,11 +94,11 @@ class Cost(_Record):
     device_seconds: float = Field(default=0.0, description="Training time of the finished trials.")
     gpu_hours: float = Field(default=0.0, description="Device time times the number of GPUs; 0 on CPUs.")
     wall_seconds: float = Field(default=0.0, description="Time during which a process of the sweep ran.")
-    stages: dict[str, float] = Field(
+    stage_seconds: dict[str, float] = Field(
         default_factory=dict, description="Device time by stage: map, search and confirm; empty without stages."
     )
     proxy: float | None = Field(default=None, description="Share of the training budget at which the map ran.")
-    by_stage: str = Field(default="", description="Device time by stage, and what was saved, as a sentence.")
+    summary: str = Field(default="", description="Device time by stage, and what was saved, in words.")
     saved_seconds: float = Field(
         default=0.0, description="Training time that the proxy and pruning left out, by the time per step."
     )

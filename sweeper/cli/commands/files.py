@@ -103,7 +103,7 @@ def _write_table(args: Arguments) -> tuple[dict[str, Any], str]:
 def _check_suffix(out: str | None, kind: str) -> None:
     suffix = PurePath(out or "").suffix[1:].lower()
     if suffix in ("html", "png", "svg"):
-        raise SpecError(f"--out is for a table, got {out}: --{suffix} writes the page or its figures")
+        raise SpecError(f"--out is for a table, got {out}: use --{suffix} {'DIR' if suffix != 'html' else out}")
     if suffix in ("csv", "parquet") and suffix != kind:
         raise SpecError(f"--out {out} holds {kind}: add --format {suffix}, or name a .{kind} file")
 

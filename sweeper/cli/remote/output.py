@@ -32,6 +32,7 @@ def emit_results(as_json: bool, client: Client, sweep: SweepDetail, saved: Mappi
     """Print the results of a sweep and what was saved, with the keys of `sweeper best --json` for a run folder."""
     from sweeper.analysis.scorecard.answer import format_answer
     from sweeper.analysis.text import format_best
+    from sweeper.search.stages import MAP
 
     winner = _or_none(lambda: client.best(sweep.id), 404)
     advice = _or_none(lambda: client.recommend(sweep.id), 409) or []
@@ -42,6 +43,7 @@ def emit_results(as_json: bool, client: Client, sweep: SweepDetail, saved: Mappi
         "trials": sweep.progress.trials,
         "counts": sweep.progress.outcomes,
         "device_seconds": sweep.cost.device_seconds,
+        "proxy_only": sweep.cost.proxy is not None and set(sweep.cost.stage_seconds) <= {MAP},
         "regimes": {sweep.regime.objective: sweep.regime.model_dump(mode="json")} if sweep.regime else {},
         "best": winner,
         "recommendations": by_objective(advice),

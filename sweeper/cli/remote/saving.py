@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sweeper.client import Client
+from sweeper.client import Client, ClientError
 from sweeper.client.models import SweepDetail
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
@@ -18,7 +18,7 @@ def save_winner(client: Client, sweep: SweepDetail, target: Path, rank: int | No
         `saved`, `card` and, with a rank, `discarded`.
 
     Raises:
-        ClientError: The service has no winner, no weights of it, or refuses.
+        ClientError: The service has no winner, no weights of it, or refuses; or another trial took the lead meanwhile.
         SpecError: The target is in use or cannot be written, or the rank needs a folder.
     """
     from sweeper.runner.results.card import CARD, check_card, write_card
@@ -34,6 +34,9 @@ def save_winner(client: Client, sweep: SweepDetail, target: Path, rank: int | No
     check_file(target, row["model"], rank)
     card = check_card(target)
     client.download_weights(sweep.id, target)
+    if client.best(sweep.id)["digest"] != digest:  # a trial of a running sweep took the lead
+        target.unlink(missing_ok=True)
+        raise ClientError("the winner changed while its weights came; run the command again")
     try:
         write_card(card, target.name, SweepSpec.checked(sweep.spec), row)
     except OSError as error:

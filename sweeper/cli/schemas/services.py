@@ -57,6 +57,7 @@ class ServiceResults(Output):
     trials: int = say("rows of the trials table")
     counts: dict[str, int] = say("outcome -> trials")
     device_seconds: float = say("device time of all trials [s]")
+    proxy_only: bool = say("whether all trials so far had a share of the training budget")
     regimes: dict[str, RegimeView] = say("objective -> its best noise")
     best: dict[str, Any] | None = say("the winner, as in `best`; null without one")
     recommendations: dict[str, Advice] = say("objective -> settings that reach its best noise")

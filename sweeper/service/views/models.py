@@ -1,7 +1,7 @@
 """Winners of sweeps as model folders in an archive; a separate process writes them, with transformers and peft.
 
 That process is `python -m sweeper.service.views.models RUN DIGEST TARGET [RANK]`. It uses the weights that the run
-folder keeps and loads nothing from a network.
+folder keeps; with a rank it trains a base that the folder lacks. It loads nothing from a network.
 """
 
 from __future__ import annotations
@@ -150,6 +150,8 @@ def main(run: str, digest: str, target: str, rank: str = "") -> int:
         found: dict[str, Any] = {"discarded": saved.discarded}
     except SpecError as error:
         found = {"error": str(error)}
+    except Exception as error:  # the parent has no other way to learn what happened
+        found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
     print(json.dumps(found), flush=True)
     return 0
 

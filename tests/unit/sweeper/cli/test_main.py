@@ -161,7 +161,7 @@ def test_export_holds_the_same_table(finished: Path, tmp_path: Path, capsys: pyt
     capsys.readouterr()
     assert "cannot write" in fails(capsys, "export", str(finished), "--out", str(tmp_path / "no" / "t.csv"))
     page = str(tmp_path / "page.html")
-    assert f"got {page}: --html writes the page" in fails(capsys, "export", str(finished), "--out", page)
+    assert f"got {page}: use --html {page}" in fails(capsys, "export", str(finished), "--out", page)
     table = str(tmp_path / "u.parquet")
     assert f"--out {table} holds csv: add --format parquet" in fails(capsys, "export", str(finished), "--out", table)
     assert fails(capsys, "export", str(finished), "--html", str(tmp_path)).count("cannot write") == 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sweeper.client import Client
 from sweeper.client.archive import pack_folder
 from tests.support.fake_service import FakeService, sweep
 from tests.support.service_answers import BEST, FIRST, WINNER, Sweeper, refused
@@ -44,6 +45,20 @@ def test_results_are_downloaded(service: FakeService, sweeper: Sweeper, tmp_path
     assert (code, "--rank is for --save" in err) == (2, True)
     record = json.loads(sweeper("best", "synthetic-1", "--json")[1])
     assert (record["best"], record["recommendations"]["gain_mean"]["text"]) == (WINNER, "a table")
+
+
+def test_weights_of_another_winner_are_not_kept(
+    service: FakeService, sweeper: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.sweeps["synthetic-1"] = sweep(state="running", best=BEST, spec={"space": "synthetic", "trials": 4})
+    service.rows = [_winner()]
+    service.answers["GET", f"{FIRST}/best/weights"] = 200, "application/octet-stream", b"weights"
+    winners = iter([WINNER, {**WINNER, "digest": "d3"}])
+    monkeypatch.setattr(Client, "best", lambda *_: next(winners))
+    code, _, err = sweeper("best", "synthetic-1", "--save", "w.safetensors")
+    assert (code != 0, "the winner changed while its weights came; run the command again" in err) == (True, True)
+    assert not (tmp_path / "w.safetensors").exists()
+    assert not (tmp_path / "w.md").exists()
 
 
 def test_a_language_model_becomes_a_folder(service: FakeService, sweeper: Sweeper, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_every_column_is_filled_and_finite(trial: Remade) -> None:
     of_adam = {"noise_adam_sde", "noise_adamw_angular", "noise_adamw_tau", "trace_sigma_preconditioned"}
     unasked = {c.name for c in LANDSCAPE} | {"weights_sha256", "clipped_fraction", "peak_memory_bytes", "pruned_step"}
     unasked |= {"schedule_start", "schedule_end", "child_noise_ratio", "tokens_per_example", "bytes_per_token"}
-    unasked |= {"chosen_coefficients", "chosen_window", "trunk_noise_ratio"}
+    unasked |= {"chosen_coefficients", "chosen_window", "trunk_noise_ratio", "schedule_mean", "servo_off_step", "proxy"}
     empty = {k for k, v in row.items() if v is None}
     # |G|^2 is statistically zero near a minimum, and B_simple then undefined
     assert empty - {"b_simple", "noise_critical_ratio"} == sweep | of_adam | unasked | OF_TASKS

@@ -114,7 +114,7 @@ RULES = [
     ({"repeat": -1}, "repeat must be >= 0, got -1"),
     ({"merges": ["tie"]}, "merges must contain 'linear', which defines the gains, got ['tie']"),
     ({"merges": "linear"}, "merges must be a list of names, got 'linear'"),
-    ({"protocol": "branches"}, "protocol must be one of finetune, branch, got 'branches'"),
+    ({"protocol": "branches"}, "protocol must be one of finetune, branch, scratch, got 'branches'"),
     ({"pair_kind": "two"}, "pair_kind must be one of same_task, split_data, two_task, tasks, got 'two'"),
     ({"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16'"),
     ({"model": 3}, "model must be text, got 3"),

@@ -148,7 +148,7 @@ def test_models_of_other_initial_weights_are_matched(tmp_path: Path, capsys: pyt
         (
             ["--models", "a.pt", "b.pt", "--merges", "ties", *TASK],
             "merge 'ties' needs the base θ₀: give --base FILE, or choose from linear, slerp, fisher, regmean, "
-            "uniform_soup",
+            "weight_matching, weight_matching_repair, uniform_soup",
         ),
         (
             ["--models", "a.pt", "b.pt", "--merges", "fisher_adam", *TASK],

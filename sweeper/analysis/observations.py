@@ -126,13 +126,16 @@ class Observer:
         return value
 
 
-def make_trial(space: Space, params: Mapping[str, Any], observation: Observation | None) -> FrozenTrial:
+def make_trial(
+    space: Space, params: Mapping[str, Any], observation: Observation | None, proxy: bool = False
+) -> FrozenTrial:
     """Return the Optuna trial of a configuration.
 
     Args:
         space: The search space.
         params: Value of every knob that acts.
         observation: Its observation; None for a running trial.
+        proxy: Whether a running trial has a share of the training budget; an observation says so itself.
     """
     from optuna.trial import TrialState, create_trial
 
@@ -145,7 +148,7 @@ def make_trial(space: Space, params: Mapping[str, Any], observation: Observation
         distributions=knobs,
         values=None if observation is None else trial_values(observation),
         constraints=None if observation is None else dict(observation.constraints),
-        system_attrs={PROXY_KEY: True} if observation is not None and observation.proxy else None,
+        system_attrs={PROXY_KEY: True} if proxy or (observation is not None and observation.proxy) else None,
     )
 
 

@@ -59,7 +59,8 @@ def prepare(spec: SweepSpec, find: Callable[[str], Space] = load) -> PreparedSwe
         find: Returns the space of a name or path; see `sweeper.config.space.load_space`.
 
     Raises:
-        SpecError: The space is unknown, or a bound, a choice or an enqueued configuration breaks a rule.
+        SpecError: The space is unknown, a bound, a choice or an enqueued configuration breaks a rule, or the proxy
+            cannot shorten the trials.
     """
     space = load_space(spec, find)
     try:

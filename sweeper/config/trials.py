@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from search_spaces import Space
+from search_spaces._entries import is_part_of
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.formatting import number, pluralize
@@ -16,8 +17,8 @@ from trainables.spec import PairSpec
 STACK_MEMBERS, STACK_BATCH = 8, 32
 FEWEST_STEPS = 10
 """Steps of a shortened trial, at least: with fewer, warm-up and decay lose their shares."""
-BUDGETS = ("epochs", "steps", "branch_step")
-"""Fields of a trial that hold its training budget."""
+SHORTENED = ("epochs", "steps", "branch_step", "window.spacing")
+"""Fields of a trial, and entries of fields, that `shorten` changes."""
 
 
 def build(
@@ -54,7 +55,7 @@ def shorten(trial: PairSpec, share: float) -> PairSpec:
     if not trial.steps:
         changes["epochs"] = max(1, round(share * trial.epochs))
     if "spacing" in trial.window:
-        changes["window"] = {**trial.window, "spacing": max(1, round(share * trial.window["spacing"]))}
+        changes["window"] = {**trial.window, "spacing": max(1, round(share * float(trial.window["spacing"])))}
     return replace(trial, **changes)
 
 
@@ -67,8 +68,27 @@ def measure_share(short: PairSpec, full: PairSpec) -> float:
     return short.steps / full.steps if full.steps else short.epochs / full.epochs
 
 
-def check_proxy(spec: SweepSpec, space: Space, trials: Iterable[PairSpec]) -> None:
-    """Check that the trials of a sweep have one training budget that its proxy can shorten.
+def shorten_all(trials: Iterable[PairSpec], share: float) -> list[PairSpec]:
+    """Return the trials with a share of their training budget, as in the map of a sweep with this proxy.
+
+    Raises:
+        SpecError: A shortened trial breaks a rule.
+    """
+    try:
+        return [shorten(trial, share) for trial in trials]
+    except ValueError as error:
+        raise SpecError(blame_proxy(share, error)) from None
+
+
+def blame_proxy(share: float, error: Exception) -> str:
+    """Return the line about a rule that a trial breaks with a share of its training budget, but not in full."""
+    return f"a trial of the map at proxy {number(share)} cannot run: {error}, or leave proxy out"
+
+
+def check_proxy(spec: SweepSpec, space: Space, trials: Sequence[PairSpec]) -> None:
+    """Check that the proxy of a sweep can shorten its trials, and changes none of their knobs.
+
+    A knob that `shorten` changes would have another value in the trial than in the proposal.
 
     Args:
         spec: The sweep.
@@ -76,17 +96,16 @@ def check_proxy(spec: SweepSpec, space: Space, trials: Iterable[PairSpec]) -> No
         trials: Trials of the space.
 
     Raises:
-        SpecError: The budget is a knob, or too small.
+        SpecError: `shorten` changes a knob, a shortened trial breaks a rule, or the budget is too small.
     """
     if spec.proxy is None:
         return
-    if knob := next((name for name in BUDGETS if name in space.knobs), None):
+    if knob := next((k for k in space.knobs if any(is_part_of(name, k) for name in SHORTENED)), None):
         raise SpecError(
-            f"proxy needs one training budget, and {knob} is a knob: give it one value (--set {knob}=N), or leave "
-            "proxy out"
+            f"proxy shortens {knob}, and {knob} is a knob: give it one value (--set {knob}=VALUE), or leave proxy out"
         )
-    for trial in trials:
-        if measure_share(shorten(trial, spec.proxy), trial) >= 1:
+    for trial, short in zip(trials, shorten_all(trials, spec.proxy), strict=True):
+        if measure_share(short, trial) >= 1:
             budget = pluralize(trial.steps, "step") if trial.steps else pluralize(trial.epochs, "epoch")
             least = f"{FEWEST_STEPS} steps" if trial.steps else "1 epoch"
             raise SpecError(

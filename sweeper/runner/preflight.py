@@ -10,7 +10,7 @@ from sweeper.config.points import convert_points
 from sweeper.config.prepared import AUGMENTED, PreparedSweep
 from sweeper.config.space import corner_params
 from sweeper.config.spec import SweepSpec
-from sweeper.config.trials import is_stacked
+from sweeper.config.trials import blame_proxy, is_stacked, shorten_all
 from sweeper.errors import SpecError
 from sweeper.runner.proposers.staged import make_proposer
 from sweeper.search.k_aug import KAug
@@ -36,7 +36,8 @@ def check_sweep(sweep: PreparedSweep) -> PreparedSweep:
         The sweep, with the noise constant `examples`.
 
     Raises:
-        SpecError: Data, a model or the sampler cannot be built, or a batch is larger than the training set.
+        SpecError: Data, a model or the sampler cannot be built, a batch is larger than the training set, or the
+            training budget of the proxy is too small.
     """
     spec, space = sweep.spec, sweep.space
     try:
@@ -47,7 +48,7 @@ def check_sweep(sweep: PreparedSweep) -> PreparedSweep:
         _check_objectives(spec, trials)
         # this machine may lack the devices of a cluster
         runtime = spec.runtime(None, "auto" if spec.address else None)
-        sweep = sweep.with_constants(examples=inspect(trials, runtime))
+        sweep = sweep.with_constants(examples=_inspect(sweep, trials, runtime))
         # `measure_k_aug` needs the run folder, so the sampler is checked with a stand-in
         k_aug = KAug({t.augmentation: {0.0: 1.0, 1.0: 1.0} for t in trials}, trials[0].augmentation)
         make_proposer(sweep, k_aug if _needs_k_aug(spec) else None)
@@ -64,6 +65,18 @@ def check_sweep(sweep: PreparedSweep) -> PreparedSweep:
         raise SpecError(f"a trial cannot be set up: {spec.space}{line}: {type(error).__name__}: {text}") from error
     _check_positive(spec, trials, sweep.constants)
     return sweep
+
+
+def _inspect(sweep: PreparedSweep, trials: Sequence[PairSpec], runtime: Runtime) -> int:
+    """Return the training examples of the first trial; the trials, and the corners at the proxy's budget, can run."""
+    share = sweep.spec.proxy
+    if share is None:
+        return inspect(trials, runtime)
+    try:
+        return inspect([*trials, *shorten_all(sweep.corners, share)], runtime)
+    except ValueError as error:
+        inspect(trials, runtime)  # what fails in full, too, is no fault of the proxy
+        raise SpecError(blame_proxy(share, error)) from None
 
 
 def measure_k_aug(sweep: PreparedSweep, runtime: Runtime, say: Callable[[str], None]) -> KAug | None:

@@ -136,7 +136,7 @@ class Session:
                 self.open.append(number)
                 if done:
                     self.partial[number] = done
-                    self.proposer.keep(number, self._params(done[0]))
+                    self.proposer.keep(number, self._params(done[0]), bool(done[0].get("proxy")))
                 elif group:  # it failed, and this session tries it again
                     self.proposer.add_failure(number, self._params(group[0]))
                 elif number < last:

@@ -231,7 +231,7 @@ def main() -> None:
                 rows.append(json.loads(file.read_text()))
     print(f"{provenance()}\n{args.trials} trials in full; map: {SHORT} by a proxy at {SHARE:g}, else {FULL} in full")
     for problem in args.problems:
-        print(f"\n{problem}, n = {args.seeds}: median regret after so many trials in full")
+        print(f"\n{problem}, n = {args.seeds}: median regret after {args.every} to {args.trials} trials in full")
         steps = range(args.every, args.trials + 1, args.every)
         print(f"{'contestant':<12}" + "".join(f"{s:>7}" for s in steps) + f"{f'cost to {TARGET:g}':>14}{'reached':>9}")
         for contestant in args.contestants:

@@ -72,10 +72,11 @@ class Proposer(Protocol):
         """Learn that a configuration of an earlier run failed; its number is asked again."""
         ...
 
-    def keep(self, number: int, params: Mapping[str, Any] | None = None) -> None:
+    def keep(self, number: int, params: Mapping[str, Any] | None = None, proxy: bool = False) -> None:
         """Reserve the number of a configuration that an earlier run left unfinished.
 
-        Call it in order of number, between the calls of `tell`, with `params` if some repeats ended.
+        Call it in order of number, between the calls of `tell`, with `params` if some repeats ended, and with `proxy`
+        if they have a share of the training budget.
         """
         ...
 
@@ -117,7 +118,7 @@ class DesignProposer:
     def add_failure(self, number: int, params: Mapping[str, Any]) -> None:
         """Do nothing: every point has its number."""
 
-    def keep(self, number: int, params: Mapping[str, Any] | None = None) -> None:
+    def keep(self, number: int, params: Mapping[str, Any] | None = None, proxy: bool = False) -> None:
         """Do nothing: every point has its number."""
 
 
@@ -148,7 +149,7 @@ class StudyProposer:
         self.fresh = True
         self.lag: int | None = None
         # with a lag: what the study does not hold yet
-        self.absent: dict[int, Mapping[str, Any]] = {}  # number -> parameters
+        self.absent: dict[int, tuple[Mapping[str, Any], bool]] = {}  # number -> parameters, and whether of a proxy
         self.results: dict[int, Observation] = {}
         self.failures: dict[int, Mapping[str, Any]] = {}
         self.ended: set[int] = set()
@@ -190,15 +191,15 @@ class StudyProposer:
         """Bring the study to the state in which it proposes the configuration with this number."""
         assert self.lag is not None
         for other in sorted(n for n in self.absent if n < number):
-            self._add_running(other, self.absent.pop(other))
+            self._add_running(other, *self.absent.pop(other))
         for other in sorted(n for n in self.results if n <= number - self.lag):
             self._finish(other, self.results.pop(other))
         if number in self.failures:
             self.study.add_trial(make_trial(self.space, self.failures.pop(number), Observation()))
 
-    def _add_running(self, number: int, params: Mapping[str, Any]) -> None:
+    def _add_running(self, number: int, params: Mapping[str, Any], proxy: bool) -> None:
         self.open[number] = len(self.study.trials)
-        self.study.add_trial(make_trial(self.space, params, None))
+        self.study.add_trial(make_trial(self.space, params, None, proxy))
 
     def ask(self, number: int) -> Proposal:
         """See `Proposer.ask`."""
@@ -244,17 +245,15 @@ class StudyProposer:
                 self.study.add_trial(make_trial(self.space, params, observation))
             return
         if number not in self.open:
-            self.absent[number] = params
+            # a failed trial does not say that it was a proxy's, but `keep` did
+            _, proxy = self.absent.get(number, (params, False))
+            self.absent[number] = params, proxy or observation.proxy
         self.results[number] = observation
 
     def _finish(self, number: int, observation: Observation) -> None:
         from optuna.trial import Trial
 
-        from sweeper.search.noise_sampler.study_attrs import PROXY_KEY
-
         trial = Trial(self.study, self.study.get_trials(deepcopy=False)[self.open.pop(number)]._trial_id)
-        if observation.proxy:
-            self.study._storage.set_trial_system_attr(trial._trial_id, PROXY_KEY, True)
         for name, value in observation.constraints.items():
             trial.set_constraint(name, value)
         self.study.tell(trial, trial_values(observation), state=trial_state(observation))
@@ -266,13 +265,13 @@ class StudyProposer:
         else:
             self.failures[number] = params
 
-    def keep(self, number: int, params: Mapping[str, Any] | None = None) -> None:
+    def keep(self, number: int, params: Mapping[str, Any] | None = None, proxy: bool = False) -> None:
         """See `Proposer.keep`."""
         if params is not None:
             if self.lag is None:
-                self._add_running(number, params)
+                self._add_running(number, params, proxy)
             else:
-                self.absent[number] = params
+                self.absent[number] = params, proxy
         elif self.sampler.stateless and self.lag is None:
             self.kept[number] = self.ask(number)
 

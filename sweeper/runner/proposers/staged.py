@@ -17,7 +17,7 @@ from sweeper.runner.proposers.search import Proposal, Proposer, StudyProposer, m
 from sweeper.search.map_design import MapDesign, Pilot
 from sweeper.search.noise_targets import list_targets, target_or_default
 from sweeper.search.objectives import OBJECTIVES, Observation
-from sweeper.search.stages import CHOOSE, MAP, PILOT, SEARCH, Segment, StagePlan, plan_stages
+from sweeper.search.stages import CHOOSE, MAP, MAPPING, PILOT, SEARCH, Segment, StagePlan, plan_stages
 from trainables.noise import NOISE
 from trainables.training.optimizers import family
 
@@ -143,7 +143,7 @@ class StagedProposer:
         start = time.perf_counter()
         params, origin = self._propose(segment, number)
         params = dict(self.sweep.space.active_params(params))
-        self.inner.keep(number, params)
+        self.inner.keep(number, params, self.sweep.spec.proxy is not None and segment.stage in MAPPING)
         seconds = time.perf_counter() - start
         return Proposal(params, None, {"origin": origin}, seconds, segment.stage)
 
@@ -236,10 +236,10 @@ class StagedProposer:
         """See `Proposer.add_failure`."""
         self.inner.add_failure(number, params)
 
-    def keep(self, number: int, params: Mapping[str, Any] | None = None) -> None:
+    def keep(self, number: int, params: Mapping[str, Any] | None = None, proxy: bool = False) -> None:
         """See `Proposer.keep`."""
         if params is not None or self.plan.stage_of(number) == SEARCH:
-            self.inner.keep(number, params)
+            self.inner.keep(number, params, proxy)
 
 
 def make_proposer(

@@ -43,7 +43,7 @@ class Aims:
     Attributes:
         space: The search space.
         models: Surrogate of the finished trials, and variants of it over which the improvement is averaged.
-        running: Running trials, assumed to return the model's expectation.
+        running: Running trials, perhaps of a proxy, assumed to return the model's expectation.
         limits: Surrogates of the constraints, feasible up to 0.
         levels: Promising refined log noises, shape (m,); empty disables level sets.
         prior: Prior of the best noise with the reachable range, or None.
@@ -79,8 +79,8 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
     incumbent = float(seen[feasible > np.log(0.5)].min(initial=np.inf))
     incumbent = incumbent if np.isfinite(incumbent) else float(seen.min())
 
-    in_full = int((model.points.proxy == 0).sum())
-    checking = in_full < len(model.points) and in_full + len(aims.running) < CHECKS
+    in_full, running = int((model.points.proxy == 0).sum()), aims.running[aims.running.proxy == 0]
+    checking = in_full < len(model.points) and in_full + len(running) < CHECKS
 
     def score(points: Points) -> Array:
         if checking:
@@ -105,7 +105,7 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
         best = int(order[0])
     elif not aims.repeats or checking or not in_full:
         return Choice(pool.points.unit[best], pool.origin[best], float(pool.level[best]))
-    repeated = {*point_keys(aims.running.unit)}  # one repeat of a configuration at a time
+    repeated = {*point_keys(running.unit)}  # one repeat of a configuration at a time
     free = np.array([key not in repeated for key in point_keys(held.unit)], dtype=bool)
     again = np.argsort(np.where(free & (feasible > np.log(0.5)), seen, np.inf), kind="stable")[:_INCUMBENTS]
     few = held[again] + pool.points[[best]]

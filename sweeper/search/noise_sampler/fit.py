@@ -123,7 +123,7 @@ def _move_proxy(points: Points, losses: Array, proxy: Mask, span: float) -> Arra
     """Return the losses with those of the proxy moved to the level of the full budget, shape (n,).
 
     The level is the median difference of the trials with the full budget from the proxy's near them. A longer training
-    lowers every loss, and one transform then fits both. The model's offset takes up what is left.
+    lowers every loss, and one transform then fits both. The model's offset takes the rest.
     """
     if not proxy.any() or proxy.all():
         return losses

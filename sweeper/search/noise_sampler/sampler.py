@@ -39,10 +39,12 @@ from sweeper.search.noise_sampler.study_attrs import (
     PARAMS_KEY,
     SEARCH_KEY,
     Observations,
+    is_proxy,
     point_keys,
     read_constraints,
     read_observations,
     read_proposal,
+    read_running,
     read_tried,
     write_proposal,
 )
@@ -188,7 +190,9 @@ class NoiseTargetedSampler(BaseSampler):
         space = self._space(search_space, trials)
         seen = read_observations(space, trials, study.directions)
         others = [t for t in trials if t.number != trial.number]
-        taken = {*point_keys(seen.unit[~seen.proxy]), *point_keys(read_tried(space, others))}
+        # a point that runs at a share of the budget may run in full
+        tried = [t for t in others if t.state != TrialState.RUNNING or not is_proxy(t)]
+        taken = {*point_keys(seen.unit[~seen.proxy]), *point_keys(read_tried(space, tried))}
         rng = np.random.default_rng([self._seed, trial.number])
         if trial.number < self._n_startup or len(seen) < _FEWEST:
             unit, origin, level = self._design_start(space, trial.number, taken, rng), STARTUP, math.nan
@@ -219,11 +223,13 @@ class NoiseTargetedSampler(BaseSampler):
         levels = np.zeros(0)
         if draws is not None and self._parts.level_sets:
             levels = rng.choice(draws.refined, _LEVELS)
-        running = read_tried(space, others, (TrialState.RUNNING,))[-_MAX_PENDING:]
+        running = read_running(space, others)
+        if not surrogate.model.points.proxy.any():  # the model does not know the proxy
+            running = running[running.proxy == 0]
         limits = [fit_constraint(space, units, values) for units, values in read_constraints(space, others).values()]
         prior = self._prior and (self._prior, surrogate.low, surrogate.high)
         return Aims(
-            space, models, space.points(running), limits, levels, prior or None,
+            space, models, running[-_MAX_PENDING:], limits, levels, prior or None,
             _FADE / (_FADE + observed), self._parts.repeats,
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search.noise_sampler.encoding import Array, Mask, Rows
-from sweeper.search.noise_sampler.level_sets import KnobSpace
+from sweeper.search.noise_sampler.level_sets import KnobSpace, Points
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -76,7 +76,7 @@ def read_observations(
     units, usable = space.units_of([t.params for t in done])
     losses = np.array([t.values for t in done], dtype=float).reshape(-1, len(signs)) * signs
     numbers = np.array([t.number for t in done], dtype=np.intp)
-    proxy = np.array([bool(t.system_attrs.get(PROXY_KEY)) for t in done], dtype=bool)
+    proxy = np.array([is_proxy(t) for t in done], dtype=bool)
     return Observations(units, losses[usable], numbers[usable], proxy[usable])
 
 
@@ -101,6 +101,18 @@ def read_constraints(space: KnobSpace, trials: Sequence[FrozenTrial]) -> dict[st
 def read_tried(space: KnobSpace, trials: Sequence[FrozenTrial], states: Sequence[TrialState] = UNSUCCESSFUL) -> Array:
     """Return the coordinates, shape (n, d), of the trials in these states with known parameters."""
     return space.units_of([_known_params(space, t) for t in trials if t.state in states])[0]
+
+
+def read_running(space: KnobSpace, trials: Sequence[FrozenTrial]) -> Points:
+    """Return the points of the running trials with known parameters, with the marks of a proxy's trials."""
+    running = [t for t in trials if t.state == TrialState.RUNNING]
+    units, usable = space.units_of([_known_params(space, t) for t in running])
+    return space.points(units).with_proxy(np.array([is_proxy(t) for t in running], dtype=bool)[usable])
+
+
+def is_proxy(trial: FrozenTrial) -> bool:
+    """Return whether a trial has a share of the training budget."""
+    return bool(trial.system_attrs.get(PROXY_KEY))
 
 
 def _known_params(space: KnobSpace, trial: FrozenTrial) -> dict[str, Any]:

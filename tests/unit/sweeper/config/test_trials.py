@@ -30,6 +30,7 @@ TRIAL = PairSpec(dataset="digits", model="small_cnn", learning_rate=0.1, batch_s
             {"epochs": 2, "branch_step": 50},
         ),
         ({"steps": 100, "window": {"size": 4, "spacing": 8}}, 0.25, {"steps": 25, "window": {"size": 4, "spacing": 2}}),
+        ({"epochs": 4, "window": {"size": 4, "spacing": "8"}}, 0.5, {"epochs": 2, "window": {"size": 4, "spacing": 4}}),
     ],
 )
 def test_a_shortened_trial_keeps_all_but_its_budget(full: dict[str, Any], share: float, short: dict[str, Any]) -> None:
@@ -66,7 +67,14 @@ def test_only_a_proxy_shortens() -> None:
         ({"objective": "cost"}, "proxy changes the cost of a trial"),
         ({"proxy": 1.0}, "less than 1"),
         ({"proxy": 0}, "greater than 0"),
-        ({"parameters": {"epochs": {"values": [4, 8]}}}, "proxy needs one training budget, and epochs is a knob"),
+        (
+            {"parameters": {"epochs": {"values": [4, 8]}}},
+            "proxy shortens epochs, and epochs is a knob: give it",
+        ),
+        (
+            {"parameters": {"window.spacing": {"values": [4, 8]}}, "fixed": {"window.size": 2}},
+            r"proxy shortens window.spacing, and window.spacing is a knob: .*--set window.spacing=VALUE",
+        ),
         ({"fixed": {"epochs": 1}}, "proxy 0.25 of 1 epoch leaves nothing out, since a trial has at least 1 epoch"),
         ({"fixed": {"steps": 8}}, "proxy 0.25 of 8 steps leaves nothing out, since a trial has at least 10 steps"),
     ],
@@ -75,3 +83,20 @@ def test_a_proxy_that_makes_no_sense_is_refused(values: dict[str, Any], message:
     with pytest.raises(SpecError, match=message) as caught:
         prepare(SweepSpec.checked({"space": "synthetic", "proxy": 0.25, **values}))
     assert "\n" not in str(caught.value)
+
+
+def test_a_knob_beside_the_budget_may_vary() -> None:
+    sizes = {"parameters": {"window.size": {"values": [2, 4]}}, "fixed": {"window.spacing": 8}}
+    sweep = prepare(SweepSpec.checked({"space": "synthetic", "proxy": 0.25, **sizes}))
+    trial = build(sweep.spec, sweep.space, sweep.space.params_of(sweep.corners[0]), proxy=True)
+    assert trial.window == {"size": 4, "spacing": 2}
+    assert sweep.space.params_of(trial) == sweep.space.params_of(sweep.corners[0])
+
+
+def test_a_rule_that_only_shortened_trials_break_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(trial: PairSpec, share: float) -> PairSpec:
+        return replace(trial, epochs=0)
+
+    monkeypatch.setattr("sweeper.config.trials.shorten", refuse)
+    with pytest.raises(SpecError, match=r"at proxy 0.25 cannot run: epochs must be >= 1, got 0, or leave proxy out$"):
+        prepare(SweepSpec.checked({"space": "synthetic", "proxy": 0.25}))

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 
 from sweeper.analysis.stages.confirmation import find_confirmation
+from sweeper.search.noise_sampler import acquisition
+from sweeper.search.noise_sampler import sampler as noise_sampler
+from sweeper.search.noise_sampler.acquisition import CHECKS
+from sweeper.search.noise_sampler.study_attrs import is_proxy
 from sweeper.search.stages import CHOOSE, MAP, PILOT, REPORT, SEARCH
 from sweeper.storage.tables import read, read_trials
 from tests.support.inline_sweeps import altered, lose, sweep
@@ -81,6 +85,48 @@ def test_a_resume_with_a_proxy_gives_the_trials_of_the_whole_sweep(tmp_path: Pat
     run_workers(open_session(part, workers=2, proxy=0.5, map=0.5), 2, 1, stop_after=stop)
     run_workers(open_session(part, workers=2, proxy=0.5, map=0.5), 2, 2)
     assert digests_by_number(part) == digests_by_number(whole)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_search_starts_with_checks_of_a_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    choose, improvement = noise_sampler.choose, acquisition.log_expected_improvement
+    used: list[bool] = []
+    running: list[int] = []
+
+    def count(aims: Any, taken: Any, rng: Any) -> Any:
+        used.append(False)
+        running.append(int(aims.running.proxy.sum()))
+        return choose(aims, taken, rng)
+
+    def note(*args: Any) -> Any:
+        used[-1] = True
+        return improvement(*args)
+
+    monkeypatch.setattr(noise_sampler, "choose", count)
+    monkeypatch.setattr(acquisition, "log_expected_improvement", note)
+    run_workers(open_session(tmp_path, workers=workers, proxy=0.5, map=0.5), workers, 0)
+    searched = sum(r["stage"] == SEARCH for r in read_trials(tmp_path).to_pylist())
+    assert searched > CHECKS
+    assert used == [False] * CHECKS + [True] * (searched - CHECKS)
+    # the study still holds the last trials of the map as running ones
+    assert running == [max(0, 2 * workers - 2 - i) for i in range(searched)]
+
+
+@pytest.mark.parametrize("order", ["fixed", "free"])
+def test_a_half_done_configuration_of_a_map_stays_a_proxy(tmp_path: Path, order: str) -> None:
+    more: dict[str, Any] = {"proxy": 0.5, "map": 0.5, "repeats": 2, "order": order}
+    run_workers(open_session(tmp_path, **more), 1, 0, stop_after=12)
+    last = max(read_trials(tmp_path).to_pylist(), key=lambda r: (r["number"], r["repeat"]))
+    assert (last["number"], last["stage"]) == (11, MAP)
+    (tmp_path / "trials" / f"{last['digest']}.parquet").unlink()
+    session = open_session(tmp_path, **more)
+    run_workers(session, 1, 0, stop_after=3)
+    proposer: Any = session.proposer
+    trials = proposer.inner.study.get_trials(deepcopy=False)
+    assert [is_proxy(t) for t in trials] == [True] * 12 + [False] * (len(trials) - 12)
+    assert len(trials) > 12
 
 
 def test_a_map_at_a_share_leads_to_a_winner_in_full(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeper.search.noise_sampler.fit import Parts, SurrogateFit, fit_surrogate
 from sweeper.search.noise_sampler.sampler import NoiseTargetedSampler
@@ -81,7 +81,8 @@ def test_only_trials_in_full_are_recommended() -> None:
     assert sampler.rank(_numbered(_trials(20, True))) == []
 
 
-def test_the_search_may_try_the_points_of_the_map_in_full() -> None:
+@pytest.mark.parametrize("running", [(), (3e-2, 1.0)])
+def test_the_search_may_try_the_points_of_the_map_in_full(running: tuple[float, ...]) -> None:
     space: dict[str, BaseDistribution] = {"learning_rate": CategoricalDistribution((1e-3, 3e-2, 1.0))}
     study = optuna.create_study(sampler=NoiseTargetedSampler(search_space=space, n_startup=0))
     for rate in (1e-3, 3e-2, 1.0):
@@ -94,4 +95,26 @@ def test_the_search_may_try_the_points_of_the_map_in_full() -> None:
                 system_attrs={PROXY_KEY: True},
             )
         )
+    for rate in running:  # again, at a share of the budget
+        study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params={"learning_rate": rate},
+                distributions=space,
+                system_attrs={PROXY_KEY: True},
+            )
+        )
     assert study.ask(space).params["learning_rate"] == 3e-2
+
+
+def test_a_proxy_that_the_model_does_not_know_yet_tells_it_nothing() -> None:
+    proposed: list[float] = []
+    for running in (True, False):
+        study = optuna.create_study(sampler=NoiseTargetedSampler(search_space=SPACE, n_startup=0))
+        study.add_trials(_trials(6, False))
+        state = TrialState.RUNNING if running else TrialState.FAIL
+        for trial in _trials(3, True):
+            marks = {PROXY_KEY: True}
+            study.add_trial(create_trial(state=state, params=trial.params, distributions=SPACE, system_attrs=marks))
+        proposed.append(study.ask(SPACE).params["learning_rate"])
+    assert proposed[0] == proposed[1]

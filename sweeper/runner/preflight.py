@@ -130,6 +130,8 @@ def fit_to_ranks(sweep: PreparedSweep) -> PreparedSweep:
         raise SpecError(f"stack on trains repeats as one, and resources.{key} each child apart: use --stack off")
     if spec.prune and ranks > 1:
         raise SpecError(f"prune needs one process a child, and resources.{key} is {ranks}: leave one of them out")
+    if ranks > 1 and any(t.noise_schedule.get("by") == "batch_size" for t in sweep.corners):
+        raise SpecError(f"noise_schedule.by must be learning_rate with resources.{key} {ranks}, got batch_size")
     if len({t.members for t in sweep.corners}) > 1:
         raise SpecError(f"members must be fixed with resources.{key}: --set members=2")
     rule = f"batch_size must be a multiple of the {ranks} processes that share it (resources.{key})"

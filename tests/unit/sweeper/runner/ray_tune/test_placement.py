@@ -174,6 +174,13 @@ def test_children_apart_change_only_sweeps_that_would_stack(repeats: int, sizes:
             r"device 'cuda' needs GPUs, and resources.ranks_per_member: 1 reserves none: give .* or --device cpu",
         ),
         ({"resources": {"gpus_per_pair": 0}, "device": "cuda:1"}, r"resources.gpus_per_pair: 0 reserves none"),
+        (
+            {
+                "resources": {"ranks_per_member": 2},
+                "fixed": {"batch_size": 32, "noise_schedule": {"kind": "flat", "by": "batch_size"}},
+            },
+            r"noise_schedule.by must be learning_rate with resources.ranks_per_member 2, got batch_size",
+        ),
         ({"resources": {"gpus_per_member": 2}, "prune": True, "fixed": {"batch_size": 32}}, r"prune needs one process"),
     ],
 )

@@ -324,6 +324,11 @@ def _check_scratch(spec: Any) -> None:
         check(name, getattr(spec, name), "be empty in protocol scratch: children draw their weights",
               not getattr(spec, name))  # fmt: skip
     check("stack", spec.stack, "be 1 in protocol scratch", spec.stack == 1)
+    if spec.model.startswith("hf:") and not spec.base.steps:
+        raise ValueError(
+            "base.steps must be > 0 in protocol scratch with a model folder, whose children would start alike, got 0; "
+            "use protocol finetune"
+        )
     of_base = [n for n in spec.merges if n == TASKWISE or (n in MERGES and MERGES[n].uses_base)]
     if of_base:
         raise ValueError(

@@ -133,7 +133,8 @@ class Children:
             task, data = lab.children[i % first.members], lab.data[i % first.members]
             own, begin = replace(watch.specs[i], stack=1), start
             if first.protocol == "scratch":
-                begin = own_base(self.specs[i // first.members], names[i % first.members], task, lab.runtime)
+                with lab.clock.phase("base"):
+                    begin = own_base(self.specs[i // first.members], names[i % first.members], task, lab.runtime)
                 # measurements that need a base take the start of the first child
                 task.base = begin if i == 0 else task.base
             elif not first.child_b:
@@ -164,7 +165,7 @@ class Children:
             child
             for c in self.courses
             for child in c.children
-            or [Child({}, list(h), lost) for h, lost in zip(c.histories, c.diverged, strict=True)]
+            or [Child({}, list(h), lost, steering=c.steering) for h, lost in zip(c.histories, c.diverged, strict=True)]
         ]
 
     @property

@@ -22,6 +22,7 @@ from trainables.spec import PairSpec
 from trainables.training.child import Child, Epoch, child_to, read_epoch
 from trainables.training.legs import Leg, child_leg
 from trainables.training.loop import Course, Seeds
+from trainables.training.servo import FREE, Steering
 from trainables.training.torch_settings import torch_settings
 
 
@@ -47,6 +48,7 @@ class Answer:
     child: Child | None
     readings: list[Reading]
     reports: list[Mapping[str, object]]
+    steering: Steering
 
 
 class Follower:
@@ -92,7 +94,7 @@ class Follower:
         child = child_to(torch.device("cpu"), self.course.children[0]) if self.course.children else None
         return Answer(
             self.course.done, self.course.histories[0], self.course.diverged[0], child,
-            self.watch.readings.get(self.child, []), reports,
+            self.watch.readings.get(self.child, []), reports, self.course.steering,
         )  # fmt: skip
 
     def snapshot(self) -> dict[str, Any]:
@@ -135,6 +137,7 @@ class RemoteCourse:
         self.histories: list[list[Epoch]] = [[]]
         self.diverged: list[int | None] = [None]
         self.children: list[Child] = []
+        self.steering = FREE
         self._begun = False
 
     def begin(self, until: int | None = None) -> None:
@@ -154,6 +157,7 @@ class RemoteCourse:
         answers = [peer.end() for peer in self.peers]
         answer: Answer = answers[0]
         self.done, self.histories, self.diverged = answer.done, [answer.history], [answer.diverged]
+        self.steering = answer.steering
         self.watch.readings[self.child] = answer.readings
         self.children = [child_to(self.device, answer.child)] if answer.child is not None else []
         for record in answer.reports:

@@ -185,7 +185,9 @@ class _Trial:
     def pruned_output(self) -> PairOutput:
         """Return the output of a trial that ends where its children are; see `trainables.pair.record.stopped`."""
         about, settings = self._about()
-        settings.pop("dose", None)  # defined for the whole training only
+        for name in ("schedule_end", "schedule_mean"):  # they and the dose are defined for the whole training only
+            about.pop(name, None)
+        settings.pop("dose", None)
         outcome, detail = self._divergence() or (Outcome.PRUNED, "")
         row = record(
             self.spec, self.lab.runtime, outcome, detail, self.lab.started, seconds=self.clock.seconds,

@@ -131,14 +131,17 @@ class TrialResult:
         default=None,
     )
     schedule_end: float | None = col(
-        "noise eta/B at the end of the stable phase over that of the trial; empty without noise schedule or servo",
+        "noise eta/B at the end of the stable phase over that of the trial; empty without noise schedule or servo, and "
+        "in a pruned trial",
         "1",
         default=None,
     )
     schedule_mean: float | None = col(
-        "mean of eta/B over the stable phase of child A over that of the trial; empty without a servo", "1",
+        "mean of eta/B over the stable phase of child A over that of the trial; empty without a servo, and in a pruned "
+        "trial",
+        "1",
         default=None,
-    )  # fmt: skip
+    )
     servo_off_step: int | None = col(
         "first step at which a child's servo went off near divergence; else empty", "steps", default=None
     )

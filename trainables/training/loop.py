@@ -22,7 +22,7 @@ from trainables.training.legs import Leg
 from trainables.training.members import Members, OptimizerState, make_members, second_moments, stackable
 from trainables.training.optimizers import build
 from trainables.training.ranks import Ranks
-from trainables.training.servo import make_servo
+from trainables.training.servo import Steering, make_servo
 from trainables.training.windows import LAST, Window, make_averages
 
 
@@ -128,6 +128,11 @@ class Course:
         self._run: _Run | None = None  # from the first step to the last one
         self._held: list[Tensor] = []  # weights during a pause, when another course may use the module
 
+    @property
+    def steering(self) -> Steering:
+        """What a servo did so far to the learning rate of its children."""
+        return self.servo.steering
+
     def begin(self, until: int | None = None) -> None:
         """Do nothing: a course of this process trains in `advance`."""
 
@@ -189,7 +194,7 @@ class Course:
         # a child that stops early has diverged, and no averages
         windows = [self._windows.averages(i, w) if self.done == self.leg.steps else {} for i, w in enumerate(weights)]
         self.children = [
-            Child(w, h, d, state, m, means, self.servo.steering)
+            Child(w, h, d, state, m, means, self.steering)
             for w, h, d, m, means in zip(weights, self.histories, self.diverged, moments, windows, strict=True)
         ]
         self._run = None
@@ -222,7 +227,7 @@ class Course:
         if "weights" in state:
             kept = zip(state["weights"], state["moments"], state["windows"], strict=True)
             self.children = [
-                child_to(device, Child(w, h, d, moments=m, windows=means, steering=self.servo.steering))
+                child_to(device, Child(w, h, d, moments=m, windows=means, steering=self.steering))
                 for (w, m, means), h, d in zip(kept, self.histories, self.diverged, strict=True)
             ]
         elif "held" in state:

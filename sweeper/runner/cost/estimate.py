@@ -172,12 +172,14 @@ def predict_seconds(sweep: PreparedSweep, rows: Sequence[Row], share: float = 1.
         return mean(row["device_seconds"] for row in rows)
     sizes = np.array([row[_BATCH] for row in rows], dtype=float)
     per_step = np.array([row["seconds_train"] / row["steps"] for row in rows])
+    trial, examples = sweep.space.build(middle_params(sweep.space)), rows[0]["examples"]
+    # children from scratch train a base of their own in every trial
+    once = [phase for phase in _ONCE if phase != "seconds_base" or trial.protocol != "scratch"]
     rest = mean(
-        row["device_seconds"] - row["seconds_train"] - sum(row.get(phase) or 0.0 for phase in _ONCE) for row in rows
+        row["device_seconds"] - row["seconds_train"] - sum(row.get(phase) or 0.0 for phase in once) for row in rows
     )
     drawn = _draw_sizes(sweep.space.knobs.get(_BATCH), sizes)
     order = np.argsort(sizes)
-    trial, examples = sweep.space.build(middle_params(sweep.space)), rows[0]["examples"]
     steps = np.array([trial.steps or max(1, examples // int(size)) * trial.epochs for size in drawn])
     return share * float(np.mean(steps * np.interp(drawn, sizes[order], per_step[order]))) + max(0.0, rest)
 

@@ -9,10 +9,17 @@ import pytest
 
 from tests.support.children_apart import Here, apart, numbers
 from tests.support.small_trials import digits_spec
-from trainables.pair.processes import Follower
+from trainables.measurement.monitor import Watch
+from trainables.pair.children import Children
+from trainables.pair.processes import Follower, distribute
 from trainables.pair.run import run_pair
+from trainables.pair.rungs import Rungs
+from trainables.pair.setup import prepare
 from trainables.result import Outcome
 from trainables.runtime import Runtime, Stop
+from trainables.training import servo
+from trainables.training.legs import child_leg
+from trainables.training.servo import Steering
 
 
 @pytest.mark.parametrize(
@@ -75,6 +82,20 @@ def test_a_trial_is_stopped_at_a_rung_wherever_its_children_are() -> None:
     output, others = apart(spec, runtime, stop)
     assert (output.result.outcome, others[0].calls) == (Outcome.PRUNED, ["advance", "anneal"])
     assert {h.member for h in output.history} == {"a", "b"}
+
+
+def test_the_servo_of_a_child_in_training_elsewhere_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servo, "DIVERGING", 0.0)
+    spec, runtime = digits_spec(epochs=4, servo={"every": 8}), Runtime(measure=0, rungs=2)
+    lab, seen = prepare(spec, runtime), list[Steering]()
+    legs = [child_leg(s, d.examples) for s, d in zip(spec.child_specs(), lab.data, strict=True)]
+    watch = Watch(spec.child_specs(), lab.children, lab.data, legs, 0, lab.clock.phase)
+    children = Children([spec], lab, watch, Rungs([spec], lab, 2), lambda _: None)
+    children.open()
+    children.courses = distribute(children, [[], [Here(spec, runtime, 1)]])
+    children.train(lambda _: seen.append(children.current_children()[1].steering))
+    assert seen[1].off is not None
+    assert seen[1] == children.current_children()[1].steering
 
 
 def test_a_child_that_diverges_elsewhere_is_known() -> None:

@@ -7,6 +7,8 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from tests.support.courses import finetune
 from tests.support.small_trials import digits_spec, python
 from trainables.measurement import curvature, landscape
 from trainables.measurement.monitor import Watch
+from trainables.pair import children as children_module
+from trainables.pair import setup
 from trainables.pair.children import Children
 from trainables.pair.run import probe_tables, run_pair
 from trainables.pair.rungs import Rungs
@@ -23,7 +27,7 @@ from trainables.result import Outcome, PairOutput
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.tasks.tasks import children_data
-from trainables.training.base import trunk
+from trainables.training.base import own_base, trunk
 from trainables.training.legs import child_leg
 from trainables.training.loop import Seeds
 
@@ -111,6 +115,19 @@ def test_children_from_scratch_start_at_weights_of_their_own() -> None:
     assert not torch.equal(trained[0]["head.weight"], starts[0][0]["head.weight"])
 
 
+def test_bases_of_children_from_scratch_take_time_of_their_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def train(*about: Any) -> dict[str, torch.Tensor]:
+        now[0] += 100.0
+        return own_base(*about)
+
+    monkeypatch.setattr(children_module, "own_base", train)
+    monkeypatch.setattr(setup, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    row = run_pair(SCRATCH, QUIET).result
+    assert (row.seconds["base"], row.seconds["train"], row.step_seconds) == (200.0, 0.0, 0.0)
+
+
 def _starts(spec: PairSpec) -> list[dict[str, torch.Tensor]]:
     lab = prepare(spec, QUIET)
     children = Children([spec], lab, _no_watch(spec, lab), Rungs([spec], lab, 0), lambda _: None)
@@ -140,6 +157,11 @@ def test_children_from_scratch_are_far_apart_and_repeat() -> None:
         ({"weights": "file.pt"}, "weights must be empty in protocol scratch: children draw their weights"),
         ({"adapter": {"kind": "lora"}}, "adapter must be empty in protocol scratch"),
         ({"stack": 2}, "stack must be 1 in protocol scratch"),
+        (
+            {"model": "hf:folder", "base": {"steps": 0}},
+            "base.steps must be > 0 in protocol scratch with a model folder, whose children would start alike, got 0; "
+            "use protocol finetune",
+        ),
     ],
 )
 def test_what_needs_a_common_start_is_refused_from_scratch(changes: dict[str, object], message: str) -> None:

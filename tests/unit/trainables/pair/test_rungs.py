@@ -21,6 +21,7 @@ from trainables.runtime import Runtime, Stop
 from trainables.spec import PairSpec
 from trainables.tasks.batches import epoch_batches
 from trainables.tasks.evaluation import logits_of, score
+from trainables.training import servo
 from trainables.training.legs import Leg
 from trainables.training.loop import Seeds
 from trainables.training.schedules import SCHEDULES, rung_steps
@@ -205,6 +206,20 @@ def test_a_stopped_trial_is_pruned_with_its_history_so_far(kind: str) -> None:
     assert {h.member for h in output.history} == {"a", "b"}
     assert all("epoch" in r for r in seen)
     assert max(r.get("rung", 0) for r in seen) == 2
+
+
+def test_a_stopped_trial_tells_what_its_servo_did_and_no_course_that_it_did_not_reach(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(servo, "DIVERGING", 0.0)  # any loss is near divergence, once there is one to compare with
+    spec = replace(SPEC, noise_schedule={"kind": "linear", "start": 2, "end": 1}, servo={"every": 8})
+    whole, row = run_pair(spec, LOOKS).result, reports(spec, stop_at=3)[1].result
+    assert row.outcome == Outcome.PRUNED
+    assert row.servo_off_step == whole.servo_off_step is not None
+    assert row.servo_off_step < (row.pruned_step or 0)
+    assert row.schedule_start == whole.schedule_start is not None
+    assert (row.schedule_end, row.schedule_mean) == (None, None)
+    assert None not in (whole.schedule_end, whole.schedule_mean)
 
 
 def test_a_stack_reports_its_mean_and_ends_as_one() -> None:

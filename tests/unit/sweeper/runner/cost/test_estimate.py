@@ -45,6 +45,11 @@ def test_choices_and_a_fixed_batch_size_count_as_they_are() -> None:
     assert predict_seconds(steps, [_row(32, 2e-3, 0.0, 0.0)]) == pytest.approx(50 * 8 * 2e-3 / 8)
 
 
+def test_every_trial_from_scratch_pays_for_its_bases() -> None:
+    fixed = _sweep(fixed={"batch_size": 32, "protocol": "scratch", "merges": ["linear"]})
+    assert predict_seconds(fixed, [_row(32, 2e-3, 0.1, 5.0)]) == pytest.approx(22 * 8 * 2e-3 + 0.1 + 5.0)
+
+
 def test_a_proxy_trains_a_share_and_scores_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     row = _row(32, 2e-3, 0.1, 0.0)
     assert predict_seconds(_sweep(fixed={"batch_size": 32}), [row], 0.25) == pytest.approx(22 * 8 * 2e-3 / 4 + 0.1)

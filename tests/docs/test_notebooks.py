@@ -11,7 +11,7 @@ from tests.docs.pages import DOCS, ROOT
 
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 SHOWS = {
-    "first_sweep": ("inside the tried range", "hump: validation loss gain"),
+    "first_sweep": ("inside the tried range", "Hump: validation loss gain"),
     "sampler_in_optuna": ("batch_size", "posterior"),
     "reading_parquet": ("merged_loss_test", "loss of the mean of the parents minus merged, test in nat"),
 }

@@ -154,7 +154,7 @@ def _make_trace(name: str, group: Sequence[ConfigPoint], column: str, marker: di
 def _divide(
     points: Sequence[ConfigPoint], split: str, apart: bool
 ) -> list[tuple[str, str, str, Sequence[ConfigPoint]]]:
-    """Return name, colour, symbol and points of each trace; those that no design chose are apart if asked."""
+    """Return the traces as name, colour, symbol and points; `apart` divides designed points from the others."""
     if not apart:
         return [(split, BLUE, "circle", points)]
     tuned = [p for p in points if not p.designed]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sweeper.analysis.observations import find_ineligible
 from sweeper.analysis.stages.designed import EXTEND, is_designed, mark_proxy
-from sweeper.analysis.trial_counts import COUNTED, count_trials
+from sweeper.analysis.trial_counts import COUNTED, STAGE_COLUMNS, count_costs, count_trials
 from sweeper.formatting import add_unit
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
@@ -52,6 +52,11 @@ class Sweep:
     repeats: int
     doubts: tuple[str, ...] = ()
     own_models: bool = False
+
+    @property
+    def counted(self) -> str:
+        """What the budget counts: trials, or configurations if these have repeats."""
+        return "configuration" if self.repeats > 1 else "trial"
 
     @property
     def noise_label(self) -> str:
@@ -296,6 +301,7 @@ class Overview:
         synthetic: Number of trials from a closed form.
         imported: Number of trials that were trained elsewhere.
         details: Outcome other than `ok` -> detail of its first trial.
+        costs: Device time by stage and what was saved, in words.
     """
 
     trials: int
@@ -308,6 +314,7 @@ class Overview:
     imported: int = 0
     added: int = 0
     details: Mapping[str, str] = field(default_factory=lambda: {})
+    costs: str = ""
 
     @property
     def missing(self) -> int:
@@ -317,7 +324,7 @@ class Overview:
 
 def make_overview(trials: pa.Table, budget: int | None) -> Overview:
     """Return counts and sums over the trials."""
-    keys = [*COUNTED, "trainable", "sampler"]
+    keys = list(dict.fromkeys((*COUNTED, "trainable", "sampler", *STAGE_COLUMNS)))
     rows = trials.select([*keys, *({"run"} & set(trials.column_names))]).to_pylist()
     configs = {r["config"] for r in rows}
     added = configs - {r["config"] for r in rows if r["sampler"] != EXTEND}
@@ -334,4 +341,5 @@ def make_overview(trials: pa.Table, budget: int | None) -> Overview:
         imported=sum(r["trainable"] == IMPORTED for r in rows),
         added=len(added),
         details={outcome: detail for outcome, detail in counts.first_details.items() if detail},
+        costs=count_costs(rows).describe(),
     )

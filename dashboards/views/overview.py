@@ -32,13 +32,13 @@ from dashboards.views.verdicts import Judgement, ask
 from sweeper.analysis.best import choose_winner
 from sweeper.analysis.evidence.needs import OBJECTIVE, make_extend_command
 from sweeper.analysis.evidence.plan import read_missing
-from sweeper.analysis.evidence.verdict import HUMP
+from sweeper.analysis.evidence.sentences import name_aim
 from sweeper.analysis.posterior import Favourite, Posterior
 from sweeper.analysis.recommend import Recommendation
 from sweeper.analysis.regime import Regime
 from sweeper.analysis.scorecard.badge import Badge, summarize_verdict
 from sweeper.analysis.scorecard.checks import list_checks
-from sweeper.analysis.trial_counts import STAGE_COLUMNS, count_costs, count_warnings, format_lines
+from sweeper.analysis.trial_counts import count_warnings, format_lines
 from sweeper.formatting import add_unit, at_share, pluralize
 from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 from trainables.noise import NOISE
@@ -205,7 +205,7 @@ def _describe_needs(run: Run, analysis: Analysis, extend: str) -> tuple[str, ...
         return ()
     why = "; ".join(dict.fromkeys(n.why for n in analysis.needs))
     plan = read_missing(run.spec, run.place, run.tables["trials"], analysis) if extend and run.spec else None
-    aim = "For a narrower answer" if analysis.verdict == HUMP else "For a firm answer"
+    aim = f"For {name_aim(analysis)}"
     if plan is not None:
         return (f"{aim}: {why}. `{extend}` runs {pluralize(len(plan.specs), 'further trial')}.",)
     most = f"at most {pluralize(sum(n.repeats for n in analysis.needs), 'further trial')}"
@@ -242,8 +242,7 @@ def _write_banners(counts: Overview, chosen: Choice, run: Run) -> tuple[str, ...
         sentences.append("No trial is ok so far, so gain and merged loss are unknown.")
     if counts.trials and counts.missing:
         state = "running" if run.running else "not running"
-        kind = "configuration" if chosen.sweep.repeats > 1 else "trial"
-        tried = f"{counts.tried} of {pluralize(counts.budget or 0, kind)}"
+        tried = f"{counts.tried} of {pluralize(counts.budget or 0, chosen.sweep.counted)}"
         sentences.append(f"Unfinished and {state}: {tried} {'has' if counts.tried == 1 else 'have'} a result.")
     if counts.trials and counts.trials == counts.configs and not chosen.sweep.own_models:
         sentences.append("No configuration has repeats, so the share of chance in the scatter is unknown.")
@@ -283,18 +282,18 @@ def _make_cost_tiles(run: Run, counts: Overview) -> tuple[Tile, ...]:
     in_progress = len(set(run.tables["search"]["number"].to_pylist()) - set(run.tables["trials"]["number"].to_pylist()))
     if run.running and in_progress:
         outcomes += f"; {in_progress} running now"
-    spent, costs = counts.device_seconds, count_costs(run.tables["trials"].select(STAGE_COLUMNS).to_pylist())
+    spent = counts.device_seconds
     per_trial = f"{shorten(spent / counts.trials)} s per trial" if spent and counts.trials else "no trial records it"
-    title, kinds = "Trials", pluralize(counts.configs, "configuration")
-    if choices.read_sweep(run).repeats > 1:  # the budget counts configurations
-        title, kinds = "Configurations", pluralize(counts.trials, "trial")
+    counted = choices.read_sweep(run).counted
+    title = f"{counted.capitalize()}s"
+    kinds = pluralize(counts.configs, "configuration") if counted == "trial" else pluralize(counts.trials, "trial")
     kinds = f", {kinds}" if counts.trials != counts.configs else ""
     return (
         Tile(title + (" · running" if run.running else ""), done, outcomes + kinds),
         Tile(
             "Device time",
             "–" if spent is None else format_duration(spent),
-            "; ".join(filter(None, (per_trial, costs.describe()))) if counts.trials else "no trial yet",
+            "; ".join(filter(None, (per_trial, counts.costs))) if counts.trials else "no trial yet",
         ),
     )
 

@@ -276,7 +276,7 @@ def tail_floors(z: Array) -> tuple[Array, float | None]:
 
 
 def _quartiles_nearby(z: Array, half: int) -> Array:
-    # upper quartile of each value and its `half` neighbours on either side, shape (n,)
+    # upper quartiles of windows, shape (n,): a value and its `half` neighbours on both sides
     out = np.empty(len(z))
     for i in (*range(min(half, len(z))), *range(max(half, len(z) - half), len(z))):
         out[i] = np.quantile(z[max(0, i - half) : i + half + 1], 0.75)

@@ -59,8 +59,8 @@ def count_sweep(spec: SweepSpec, trials: Any, budget: int) -> SweepRecord:
         trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
         budget: Number of proposals, see `sweeper.runner.proposers.search.count_configurations`.
     """
-    rows = trials.select((*COUNTED, "device", "members", "warnings", "stage")).to_pylist()
-    counts, costs = count_trials(rows, spec.repeats), count_costs(trials.select(STAGE_COLUMNS).to_pylist())
+    rows = trials.select([*dict.fromkeys((*COUNTED, "device", "members", "warnings", *STAGE_COLUMNS))]).to_pylist()
+    counts, costs = count_trials(rows, spec.repeats), count_costs(rows)
     seconds = ((r, s) for r in rows if (s := r["device_seconds"]) is not None and math.isfinite(s))
     gpu_seconds = math.fsum(count_gpus(r, spec.resources) * s for r, s in seconds)
     return SweepRecord(

@@ -18,7 +18,7 @@ MOST_SWEEPS = 100
 LEAST_GAIN = 1e-12  # relative; below it an assignment counts as equal
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
-"""Name of a linear map -> mean and standard deviation of each output, float64 [outputs]."""
+"""Name of a linear map -> means and standard deviations of its outputs, float64 [outputs]."""
 
 
 def need_map(model: nn.Module, name: str) -> PermutationMap:
@@ -164,7 +164,7 @@ class Repair:
         return out
 
     def measure(self, weights: Weights) -> Statistics:
-        """Return mean and standard deviation of each output of the linear maps, over examples and positions."""
+        """Return means and standard deviations of the linear maps' outputs, over examples and positions."""
         found: dict[str, tuple[Tensor, Tensor]] = {}
 
         def note(name: str, _: nn.Module, __: tuple[Any, ...], out: Tensor) -> None:

@@ -62,7 +62,7 @@ class _Scorer:
         self.logits: dict[str, Tensor] = {}  # of the last weights that were scored on a task
 
     def score(self, merged: Weights) -> tuple[MergeScores, list[Weights]]:
-        """Return the scores of a merge on every task, and the whole state dict of each task, on its device."""
+        """Return the scores of a merge and its whole state dicts on their devices, one per task."""
         parts = [self._one(t, t.whole(merged, c)) for t, c in zip(self.tasks, self.children, strict=False)]
         return MergeScores([p[0] for p in parts], [p[1] for p in parts if p[1]]), [p[2] for p in parts]
 

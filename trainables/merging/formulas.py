@@ -51,7 +51,7 @@ class Extras:
         thresholds: Least magnitude that TIES keeps, per child, where the weights are a part of the model; else empty.
         grams: Gram matrices of each child's linear layers.
         moments: Adam's second moments of each child, times its batch size.
-        alignments: Of each child, what reorders its units.
+        alignments: Per child, the moves that reorder its units.
         repair: Corrects an interpolation: (merged, both ends, alpha) -> merged.
     """
 

@@ -130,7 +130,7 @@ class Merge:
             thresholds: See `Extras`; for a merge of a part of the models.
             grams: Gram matrices of each child's linear layers, from `trainables.merging.grams`.
             moments: Adam's second moments of each child, times its batch size; parameters only.
-            alignments: Of each child, what reorders its units, from `trainables.merging.alignment`.
+            alignments: Per child, the moves that reorder its units, from `trainables.merging.alignment`.
             repair: Corrects an interpolation, see `trainables.merging.alignment.Repair`.
 
         Raises:

@@ -92,7 +92,7 @@ def map_chain(model: nn.Module, layers: Sequence[tuple[str, str]], head: str) ->
 
     Args:
         model: The network.
-        layers: Names of each linear map and of the norm after it, which may be an `Identity`.
+        layers: Pairs of names: a linear map and the norm after it, which may be an `Identity`.
         head: Name of the linear layer that gives the logits.
     """
     groups: list[Group] = []

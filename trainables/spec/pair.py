@@ -89,8 +89,8 @@ class PairSpec:
     servo: JSON = field(
         default_factory=lambda: {},
         metadata=about(
-            "Holds the measured noise η·tr Σ/(B(1−μ)) of each child over the stable phase as it is at its start, times "
-            "`noise_schedule`: every `every` steps it corrects the learning rate by tr Σ of the last gradients. "
+            "Holds a child's measured noise η·tr Σ/(B(1−μ)) over the stable phase at its first value, times "
+            "`noise_schedule`. After every `every` steps it corrects the learning rate by tr Σ of the last gradients. "
             "`limit` bounds the factor (default 4), `smoothing` is the weight of a new measurement (default .5)."
         ),
     )

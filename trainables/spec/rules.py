@@ -223,10 +223,14 @@ def check_dynamics(spec: Any) -> None:
     _check_window(spec.window)
 
 
+def _check_entries(field: str, options: JSON, known: tuple[str, ...]) -> None:
+    if wrong := sorted(set(options) - set(known)):
+        raise ValueError(str(unknown(f"entry of {field}", wrong[0], known)))
+
+
 def _check_servo(spec: Any) -> None:
     options = spec.servo
-    if wrong := sorted(set(options) - set(_SERVO)):
-        raise ValueError(str(unknown("entry of servo", wrong[0], _SERVO)))
+    _check_entries("servo", options, _SERVO)
     if "every" not in options:
         raise ValueError(f"servo must have every, the steps between two measurements, got {dict(options)}")
     every = _number("servo.every", options["every"])
@@ -250,8 +254,7 @@ def _check_settings(field: str, options: JSON) -> None:
 
 
 def _check_window(options: JSON) -> None:
-    if wrong := sorted(set(options) - set(_WINDOW)):
-        raise ValueError(str(unknown("entry of window", wrong[0], _WINDOW)))
+    _check_entries("window", options, _WINDOW)
     if options and "size" not in options:
         raise ValueError(f"window must have a size, the number of checkpoints, got {dict(options)}")
     if options.get("kind", "mean") not in _WINDOW_KINDS:
@@ -268,8 +271,7 @@ def _check_noise_schedule(spec: Any) -> None:
     from trainables.training.noise_schedules import BY, NOISE_SCHEDULES
 
     options = spec.noise_schedule
-    if wrong := sorted(set(options) - set(_SCHEDULE)):
-        raise ValueError(str(unknown("entry of noise_schedule", wrong[0], _SCHEDULE)))
+    _check_entries("noise_schedule", options, _SCHEDULE)
     if "kind" not in options:
         raise ValueError(f"noise_schedule must have a kind ({', '.join(NOISE_SCHEDULES)}), got {dict(options)}")
     if options["kind"] not in NOISE_SCHEDULES:

@@ -39,7 +39,12 @@ def augmentation_chunk(batch_size: int, shape: torch.Size) -> int:
 
 
 def group_batches(sizes: Sequence[int], shape: torch.Size) -> list[int]:
-    """Return the number of batches of each augmentation call for batches of these sizes of images [*, ...]."""
+    """Return how many batches every augmentation call takes.
+
+    Args:
+        sizes: Examples of the batches, in order.
+        shape: Shape of the training images, [n, ...].
+    """
     most = augmentation_chunk(1, shape)
     calls: list[int] = []
     room = 0

@@ -158,7 +158,7 @@ class MovingAverages:
                     continue
                 for key, value in own.items():
                     if value.is_floating_point():
-                        _move(mean, key, value, 2 / (size + 1))
+                        _add(mean, key, value, (size + 1) / 2)
 
     def averages(self, child: int, end: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
         """Return size -> state dict of a child's moving average, on the host; other entries come from its end."""
@@ -186,21 +186,13 @@ def make_averages(window: Window, steps: int, children: int) -> WindowAverages |
     return kind(window, steps, children)
 
 
-def _move(means: dict[str, Tensor], key: str, value: Tensor, weight: float) -> None:
+def _add(means: dict[str, Tensor], key: str, value: Tensor, divisor: float) -> None:
+    """Move a mean by the share 1/divisor of the way to a value; the first value is the mean itself."""
     wide = value.detach().to("cpu", torch.promote_types(value.dtype, torch.float32), copy=True)
     if key in means:
         mean = means[key]
         # entries that stay are exact, infinite ones too
-        wide = torch.where(wide == mean, mean, mean + weight * (wide - mean))
-    means[key] = wide
-
-
-def _add(means: dict[str, Tensor], key: str, value: Tensor, count: int) -> None:
-    wide = value.detach().to("cpu", torch.promote_types(value.dtype, torch.float32), copy=True)
-    if count > 1:
-        mean = means[key]
-        # entries that stay are exact, infinite ones too
-        wide = torch.where(wide == mean, mean, mean + (wide - mean) / count)
+        wide = torch.where(wide == mean, mean, mean + (wide - mean) / divisor)
     means[key] = wide
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sweeper.analysis.evidence.gains import Finding, Gain
 from sweeper.analysis.evidence.linear import R2
 from sweeper.analysis.evidence.ranking import FITTED
-from sweeper.analysis.evidence.verdict import UNDETERMINED
+from sweeper.analysis.evidence.verdict import HUMP, UNDETERMINED
 from sweeper.formatting import at_share, name_knob, number, pluralize
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
@@ -64,6 +64,11 @@ def format_p(p: float, sides: str = ONE_SIDED) -> str:
 def format_percent(value: float) -> str:
     """Return a share as a percentage."""
     return f"{100 * value:.0f} %"
+
+
+def name_aim(a: Analysis) -> str:
+    """Return what further trials give: after a hump only a narrower interval is missing."""
+    return "a narrower answer" if a.verdict == HUMP else "a firm answer"
 
 
 def _verdict(a: Analysis) -> str:

@@ -248,14 +248,12 @@ def _format_rank(a: Analysis, row: Rank) -> tuple[str, ...]:
 
 
 def _format_needs(a: Analysis, extend: str, plan: Plan | None) -> str:
-    from sweeper.analysis.evidence.sentences import explain_no_needs
-    from sweeper.analysis.evidence.verdict import HUMP
+    from sweeper.analysis.evidence.sentences import explain_no_needs, name_aim
 
     if not a.needs:
         return explain_no_needs(a)
     runs = pluralize(len(plan.specs), "further trial") if plan is not None else "them"
-    aim = "a narrower answer" if a.verdict == HUMP else "a firm answer"
-    lines = [wrap(f"{aim} still needs{f' (`{extend}` runs {runs})' if extend else ''}:", 0)]
+    lines = [wrap(f"{name_aim(a)} still needs{f' (`{extend}` runs {runs})' if extend else ''}:", 0)]
     for why in dict.fromkeys(n.why for n in a.needs):
         needs = [n for n in a.needs if n.why == why]
         new = [n for n in needs if n.noise is not None]

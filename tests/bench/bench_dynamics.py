@@ -1,9 +1,10 @@
 """Arms that shape the noise of children at equal steps and equal mean noise: merged loss, gain, parents, barrier.
 
-    python tests/bench/bench_dynamics.py --pairs 20 --questions decay schedule servo pairing children
+    python tests/bench/bench_dynamics.py --pairs 20 --questions decay schedule batches servo pairing children
 
 Every question compares arms with its first one: difference of means on test with a 90 % interval (Welch), and Holm's
-correction over all arms of the questions. Rows of finished arms in --root are reused.
+correction over all arms of the questions. The map of unequal children then runs the best cell on and the best cell off
+the diagonal again, with fresh pairs. Rows of finished arms in --root are reused.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,9 +31,12 @@ from trainables.spec import PairSpec
 NOISES = {"best": 0.0087, "high": 0.02}
 """η/(B(1−μ)): the best noise of a 40-trial design of `digits_label_noise`, and one beyond it."""
 FIXED: Mapping[str, Any] = {"batch_size": 64, "momentum": 0.9, "weight_decay": 1e-4, "augmentation_strength": 0.5}
-SCORES = ("merged_loss_test", "gain_mean_loss_test", "parents_loss_test", "barrier_frankle_loss_test")
+MERGED = "merged_loss_test"
+SCORES = (MERGED, "gain_mean_loss_test", "parents_loss_test", "barrier_frankle_loss_test")
 COURSE = ("schedule_mean", "servo_off_step")
 GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+FACTOR = 4
+ALL = ("decay", "schedule", "batches", "servo", "pairing", "children")
 Rows = list[dict[str, float]]
 Tests = list[tuple[str, str, float]]  # arm, score, p
 
@@ -45,8 +50,13 @@ def arms(question: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for kind in ("linear", "cosine", "step"):
             if kind == "linear":
                 yield "flat", {}
-            yield f"{kind}, up 4", {"noise_schedule": {"kind": kind, "start": 1, "end": 4}}
-            yield f"{kind}, down 4", {"noise_schedule": {"kind": kind, "start": 4, "end": 1}}
+            yield f"{kind}, up {FACTOR}", {"noise_schedule": {"kind": kind, "start": 1, "end": FACTOR}}
+            yield f"{kind}, down {FACTOR}", {"noise_schedule": {"kind": kind, "start": FACTOR, "end": 1}}
+    elif question == "batches":
+        yield "flat", {}
+        for name, start, end in (("up", 1, FACTOR), ("down", FACTOR, 1)):
+            course = {"kind": "linear", "start": start, "end": end}
+            yield f"{name} {FACTOR}, by batch", {"noise_schedule": {**course, "by": "batch_size"}}
     elif question == "servo":
         yield "open", {}
         yield "servo", {"servo": {"every": 16}}
@@ -64,16 +74,16 @@ def build(noise: float, **fields: Any) -> PairSpec:
     return space.build({**FIXED, "learning_rate": rate}, seed=17, **fields)
 
 
-def run(root: Path, spec: PairSpec, pairs: int) -> Rows:
-    """Return the scores of some repeats of a trial; a pair that breaks is left out of the means and counted."""
-    file = root / f"{spec.config}-{pairs}.json"
+def run(root: Path, spec: PairSpec, pairs: int, first: int = 0) -> Rows:
+    """Return the scores of some repeats of a trial, from number `first`; a pair that breaks is left out and counted."""
+    file = root / (f"{spec.config}-{pairs}.json" if not first else f"{spec.config}-{first}-{pairs}.json")
     if not file.exists():
-        specs = [PairSpec.from_mapping({**json.loads(spec.to_json()), "repeat": i}) for i in range(pairs)]
+        specs = [replace(spec, repeat=first + i) for i in range(pairs)]
         rows = [o.result.to_row() for o in run_pairs(specs, Runtime(measure=0))]
         for row in rows:
             a, b = row["a_loss_test"], row["b_loss_test"]
             row["parents_loss_test"] = None if a is None or b is None else (a + b) / 2
-        kept = [{s: row[s] for s in (*SCORES, *COURSE)} for row in rows if row["merged_loss_test"] is not None]
+        kept = [{s: row[s] for s in (*SCORES, *COURSE)} for row in rows if row[MERGED] is not None]
         file.write_text(json.dumps(kept))
     return json.loads(file.read_text())
 
@@ -84,7 +94,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("runs/bench-dynamics"), help="default: %(default)s")
     parser.add_argument("--pairs", type=int, default=20, help="pairs per arm (default: %(default)s)")
     parser.add_argument("--cell", type=int, default=4, help="pairs per cell of the map of children")
-    parser.add_argument("--questions", nargs="+", default=["decay", "schedule", "servo", "pairing", "children"])
+    parser.add_argument("--questions", nargs="+", default=ALL)
     args = parser.parse_args()
     args.root.mkdir(parents=True, exist_ok=True)
     print(provenance())
@@ -113,7 +123,7 @@ def main() -> None:
                 ]
     print_holm(tests)
     if "children" in args.questions:
-        _print_map(args.root, args.cell)
+        _print_map(args.root, args.cell, args.pairs)
 
 
 def _compare(rows: Rows, first: Rows, score: str) -> tuple[str, float]:
@@ -135,20 +145,39 @@ def print_holm(tests: Tests) -> None:
                 print(f"{score}: {arm} (p {p:.2g})")
 
 
-def _print_map(root: Path, pairs: int) -> None:
-    for score in ("merged_loss_test", "gain_mean_loss_test"):
-        print(f"\n{score} by noise of child A (rows) and B (columns) over {NOISES['best']:g}, {pairs} pairs a cell")
+def _print_map(root: Path, cell: int, pairs: int) -> None:
+    cells = {(a, b): run(root, _unequal(a, b), cell) for a in GRID for b in GRID if a <= b}  # a pair has no order
+    for score in (MERGED, "gain_mean_loss_test", "barrier_frankle_loss_test"):
+        print(f"\n{score} by noise of child A (rows) and B (columns) over {NOISES['best']:g}, {cell} pairs a cell")
         print(f"{'':>6} " + " ".join(f"{b:>8g}" for b in GRID))
         for a in GRID:
-            cells: list[str] = []
-            for b in GRID:
-                low, high = sorted((a, b))  # a pair has no order
-                rate = NOISES["best"] * high * FIXED["batch_size"] * (1 - FIXED["momentum"])
-                rows = run(root, build(NOISES["best"] * low, child_b={"learning_rate": rate}), pairs)
-                cells.append(f"{np.mean([r[score] for r in rows]):>8.4f}" if rows else f"{'-':>8}")
-            print(f"{a:>6g} " + " ".join(cells), flush=True)
-    spread = float(t.ppf(0.95, pairs - 1))
+            rows = [cells[min(a, b), max(a, b)] for b in GRID]
+            print(f"{a:>6g} " + " ".join(f"{_mean(r, score):>8.4f}" if r else f"{'-':>8}" for r in rows), flush=True)
+    spread = float(t.ppf(0.95, cell - 1))
     print(f"a 90 % interval of a cell is {spread:.2g} standard errors wide on either side", file=sys.stderr)
+    whole = {k: r for k, r in cells.items() if len(r) == cell}
+    for score, sign in ((MERGED, 1), ("gain_mean_loss_test", -1)):
+        equal, unequal = (
+            min((k for k in whole if (k[0] == k[1]) == same), key=lambda k: sign * _mean(whole[k], score))
+            for same in (True, False)
+        )
+        middle = math.sqrt(unequal[0] * unequal[1])
+        print(f"\nbest cells by {score}, {pairs} fresh pairs each; differences to the best cell of equal children")
+        first: Rows = []
+        for name, (a, b) in {"equal": equal, "unequal": unequal, "equal, middle": (middle, middle)}.items():
+            rows = run(root, _unequal(a, b), pairs, cell)
+            texts = " ".join(f"{_compare(rows, first, s)[0]:>26}" for s in SCORES)
+            first = first or rows
+            print(f"{name:<14} {a:>5.2f} {b:>5.2f} {len(rows):>3} {texts}", flush=True)
+
+
+def _unequal(a: float, b: float) -> PairSpec:
+    rate = NOISES["best"] * b * FIXED["batch_size"] * (1 - FIXED["momentum"])
+    return build(NOISES["best"] * a, child_b={"learning_rate": rate})
+
+
+def _mean(rows: Rows, score: str) -> float:
+    return float(np.mean([r[score] for r in rows]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Merges within the same trials: windows, Model Stock, Fisher of Adam, weight matching; noise of trunk and children.
 
-    python tests/bench/bench_merges.py --pairs 20 --questions windows stock adam scratch trunk
+    python tests/bench/bench_merges.py --pairs 20 --questions windows ema stock adam scratch trunk
 
 Losses and accuracies are on test. Differences are paired by trial, with 90 % intervals of Student's t and Holm's
 correction over all differences of a score. Rows of finished arms in --root are reused.
@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ GRID = (0.005, 0.015, 0.05, 0.15, 0.45)
 SPACING = 4
 Merge = dict[str, Any]  # one row of a merge
 Place = tuple[str, float, int | None]  # method, coefficient, window
+MIDDLE: Sequence[Place] = [("linear", 0.5, None)]
+ENDS: Sequence[Place] = [("linear", 0.0, None), ("linear", 1.0, None)]
 
 
 def run(root: Path, spec: PairSpec, pairs: int) -> list[list[Merge]]:
@@ -67,11 +70,12 @@ def compare(title: str, trials: Sequence[Sequence[Merge]], arms: Mapping[str, Se
         print(f"{name:<28} " + " ".join(f"{c:>26}" for c in cells), flush=True)
 
 
-def compare_windows(root: Path, pairs: int, tests: Tests) -> None:
+def compare_windows(root: Path, pairs: int, tests: Tests, kind: str = "mean") -> None:
     """Compare windows, alone and merged, with the last weights; with and without a decay."""
     for level, noise in NOISES.items():
         for decay in (0.2, 0.0):
-            spec = build(noise, decay=decay, window={"size": [4, 8], "spacing": SPACING}, merges=("linear",))
+            window = {"size": [4, 8], "spacing": SPACING} | ({} if kind == "mean" else {"kind": kind})
+            spec = build(noise, decay=decay, window=window, merges=("linear",))
             trials = run(root, spec, pairs)
             merged: dict[str, Sequence[Place]] = {
                 f"merged, window {w or 1}": [("linear", 0.5, w)] for w in (None, 4, 8)
@@ -79,7 +83,7 @@ def compare_windows(root: Path, pairs: int, tests: Tests) -> None:
             alone: dict[str, Sequence[Place]] = {
                 f"alone, window {w or 1}": [("linear", 0.0, w), ("linear", 1.0, w)] for w in (None, 4, 8)
             }
-            compare(f"decay {decay:g}, noise {noise:g} ({level})", trials, {**merged, **alone}, tests)
+            compare(f"{kind}, decay {decay:g}, noise {noise:g} ({level})", trials, {**merged, **alone}, tests)
 
 
 def compare_stock(root: Path, pairs: int, tests: Tests) -> None:
@@ -87,8 +91,8 @@ def compare_stock(root: Path, pairs: int, tests: Tests) -> None:
     for level, noise in NOISES.items():
         trials = run(root, build(noise, merges=("linear", "model_stock")), pairs)
         arms: dict[str, Sequence[Place]] = {
-            "linear ½": [("linear", 0.5, None)], "model_stock": [("model_stock", 1.0, None)],
-            "parents": [("linear", 0.0, None), ("linear", 1.0, None)],
+            "linear ½": MIDDLE, "model_stock": [("model_stock", 1.0, None)],
+            "parents": ENDS,
         }  # fmt: skip
         compare(f"noise {noise:g} ({level})", trials, arms, tests)
 
@@ -111,33 +115,64 @@ def compare_scratch(root: Path, pairs: int, tests: Tests) -> None:
     methods = ("linear", "weight_matching", "weight_matching_repair")
     for level, noise in NOISES.items():
         trials = run(root, build(noise, merges=methods, protocol="scratch"), pairs)
-        arms: dict[str, Sequence[Place]] = {"linear ½": [("linear", 0.5, None)]}
+        arms: dict[str, Sequence[Place]] = {"linear ½": MIDDLE}
         arms |= {f"{m} ½": [(m, 0.5, None)] for m in methods[1:]}
-        arms |= {"parents": [("linear", 0.0, None), ("linear", 1.0, None)]}
+        arms |= {"parents": ENDS}
         compare(f"scratch, noise {noise:g} ({level})", trials, arms, tests)
 
 
 def print_trunks(root: Path, pairs: int) -> None:
-    """Print the merged loss over the learning rates of trunk and children, and the variance that each explains."""
-    space = load("digits_trunk")
-    table = np.full((len(GRID), len(GRID)), np.nan)
-    gains = table.copy()
+    """Print scores over the learning rates of trunk and children, and the effects of both with intervals.
+
+    Pair i of a cell has seed i, so that a learning rate of the trunk has as many trunks, which its cells share.
+    """
+    space, shape = load("digits_trunk"), (len(GRID), len(GRID), pairs)
+    merged, parents, barrier = np.full((3, *shape), np.nan)
+    accuracies = merged.copy()
     for i, trunk in enumerate(GRID):
-        for j, rate in enumerate(GRID):
-            spec = space.build({"trunk.learning_rate": trunk, "learning_rate": rate}, seed=17, merges=("linear",))
-            if trials := run(root, spec, pairs):
-                table[i, j] = read(trials, [("linear", 0.5, None)], "loss_test").mean()
-                gains[i, j] = (
-                    read(trials, [("linear", 0.0, None), ("linear", 1.0, None)], "loss_test").mean() - table[i, j]
-                )
-    for name, values in (("merged loss", table), ("gain", gains)):
+        for k in range(pairs):
+            for j, rate in enumerate(GRID):
+                knobs = {"trunk.learning_rate": trunk, "learning_rate": rate}
+                if trials := run(root, space.build(knobs, seed=17 + k, merges=("linear",)), 1):
+                    ends = read(trials, ENDS, "loss_test")[0]
+                    middle = read(trials, MIDDLE, "loss_test")[0]
+                    merged[i, j, k], parents[i, j, k], barrier[i, j, k] = middle, ends, max(
+                        m["loss_test"] for m in trials[0] if m["method"] == "linear"
+                    ) - ends  # fmt: skip
+                    accuracies[i, j, k] = read(trials, MIDDLE, "accuracy_test")[0]
+    scores = {"merged loss": merged, "gain": parents - merged, "parents' loss": parents, "barrier": barrier,
+              "merged accuracy": accuracies}  # fmt: skip
+    for name, values in scores.items():
         print(f"\n{name} by learning rate of the trunk (rows) and of the children (columns), {pairs} pairs a cell")
-        print(f"{'':>8} " + " ".join(f"{g:>8g}" for g in GRID))
-        for trunk, line in zip(GRID, values, strict=True):
-            print(f"{trunk:>8g} " + " ".join(f"{v:>8.4f}" for v in line))
-        whole = np.nanvar(values)
-        shares = [np.nanvar(np.nanmean(values, axis=axis)) / whole for axis in (1, 0)]
-        print(f"share of the variance over cells: trunk {shares[0]:.2f}, children {shares[1]:.2f}", flush=True)
+        print(f"{'':>8} " + " ".join(f"{g:>8g}" for g in GRID) + "   mean [90 %]")
+        rates = _describe(values, 1)
+        for trunk, line, text in zip(GRID, np.nanmean(values, 2), rates, strict=True):
+            print(f"{trunk:>8g} " + " ".join(f"{v:>8.4f}" for v in line) + f"   {text}")
+        print(f"{'mean':>8} " + " ; ".join(_describe(values, 0)))
+        print(f"viable: {int((~np.isnan(values)).sum())} of {values.size}")
+        shares = _share(values)
+        random = np.random.default_rng(0)
+        draws = np.array([_share(values[:, :, random.integers(0, pairs, pairs)]) for _ in range(1000)])
+        low, high = np.nanpercentile(draws, [5, 95], axis=0)
+        parts = zip(("trunk", "children", "both together"), shares, low, high, strict=True)
+        print(
+            "share of the variance over cells: " + ", ".join(f"{n} {s:.2f} [{a:.2f}, {b:.2f}]" for n, s, a, b in parts)
+        )
+
+
+def _describe(values: np.ndarray, axis: int) -> list[str]:
+    """Return the mean over an axis of the map with its interval over seeds, for every entry of the other axis."""
+    by_seed = np.nanmean(values, axis)
+    half = t.ppf(0.95, by_seed.shape[1] - 1) * by_seed.std(1, ddof=1) / math.sqrt(by_seed.shape[1])
+    return [f"{m:.4f} ± {h:.4f}" for m, h in zip(by_seed.mean(1), half, strict=True)]
+
+
+def _share(values: np.ndarray) -> np.ndarray:
+    """Return the shares of trunk, children and their interaction in the variance of the cells' means."""
+    cells = np.nanmean(values, 2)
+    rows, columns = np.nanmean(cells, 1), np.nanmean(cells, 0)
+    rest = cells - rows[:, None] - columns + np.nanmean(cells)
+    return np.array([rows.var(), columns.var(), np.nanvar(rest)]) / np.nanvar(cells)
 
 
 def main() -> None:
@@ -146,12 +181,18 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("runs/bench-merges"), help="default: %(default)s")
     parser.add_argument("--pairs", type=int, default=20, help="pairs per arm (default: %(default)s)")
     parser.add_argument("--cell", type=int, default=4, help="pairs per cell of the map of trunks")
-    parser.add_argument("--questions", nargs="+", default=["windows", "stock", "adam", "scratch", "trunk"])
+    parser.add_argument("--questions", nargs="+", default=["windows", "ema", "stock", "adam", "scratch", "trunk"])
     args = parser.parse_args()
     args.root.mkdir(parents=True, exist_ok=True)
     print(provenance())
     tests: Tests = []
-    questions = {"windows": compare_windows, "stock": compare_stock, "adam": compare_adam, "scratch": compare_scratch}
+    questions = {
+        "windows": compare_windows,
+        "ema": partial(compare_windows, kind="ema"),
+        "stock": compare_stock,
+        "adam": compare_adam,
+        "scratch": compare_scratch,
+    }
     for name, ask in questions.items():
         if name in args.questions:
             ask(args.root, args.pairs, tests)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, chain, count, islice
 from typing import Any
@@ -23,6 +24,7 @@ from trainables.training.members import Members, OptimizerState, make_members, s
 from trainables.training.optimizers import build
 from trainables.training.ranks import Ranks
 from trainables.training.servo import Steering, make_servo
+from trainables.training.torch_settings import small_convolutions
 from trainables.training.windows import LAST, Window, make_averages
 
 
@@ -251,6 +253,7 @@ class _Run:
         self.generators = [_make_generators(s, training.device) for s in training.seeds]
         self.epoch = self.open_epoch(1, 0)
         self.rate = 0.0
+        self._plain = len(training.seeds) == 1 and not (training.spec.autocast or training.spec.compile)
 
     def open_epoch(self, number: int, start: int, skip: int = 0) -> _OpenEpoch:
         """Return an epoch that begins after `start` steps of the course, without its first `skip` batches."""
@@ -260,10 +263,12 @@ class _Run:
         """Take one optimizer step on one batch per member; return the losses [members] before the step."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        losses = self.members.losses(torch.stack([x for x, _ in batches]), torch.stack([y for _, y in batches]))
-        self.optimizer.zero_grad(set_to_none=True)
-        # the gradient of the sum with respect to a member's weights is the gradient of that member's loss
-        losses.sum().backward()  # pyright: ignore[reportUnknownMemberType]
+        x, y = torch.stack([x for x, _ in batches]), torch.stack([y for _, y in batches])
+        with small_convolutions(x[0]) if self._plain else nullcontext():
+            losses = self.members.losses(x, y)
+            self.optimizer.zero_grad(set_to_none=True)
+            # the gradient of the sum with respect to a member's weights is the gradient of that member's loss
+            losses.sum().backward()  # pyright: ignore[reportUnknownMemberType]
         if clip_norm := self.training.spec.clip_norm:
             self.members.unclipped_norm = nn.utils.clip_grad_norm_(self.members.parameters, clip_norm)
         self.optimizer.step()

@@ -31,6 +31,9 @@ from trainables.spec import PairSpec
 NOISES = {"best": 0.0087, "high": 0.02}
 """η/(B(1−μ)): the best noise of a 40-trial design of `digits_label_noise`, and one beyond it."""
 FIXED: Mapping[str, Any] = {"batch_size": 64, "momentum": 0.9, "weight_decay": 1e-4, "augmentation_strength": 0.5}
+DIGITS = "digits_label_noise"
+SPACES: Mapping[str, Mapping[str, Any]] = {DIGITS: {}, "fashion_cnn": {"augmentation_strength": 0.0}}
+"""Spaces, with their values beside `FIXED`. The best noise of `fashion_cnn` at this batch size is about the same."""
 MERGED = "merged_loss_test"
 SCORES = (MERGED, "gain_mean_loss_test", "parents_loss_test", "barrier_frankle_loss_test")
 COURSE = ("schedule_mean", "servo_off_step")
@@ -57,6 +60,11 @@ def arms(question: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, start, end in (("up", 1, FACTOR), ("down", FACTOR, 1)):
             course = {"kind": "linear", "start": start, "end": end}
             yield f"{name} {FACTOR}, by batch", {"noise_schedule": {**course, "by": "batch_size"}}
+    elif question == "recipes":
+        yield "flat", {}
+        yield f"linear, up {FACTOR}", {"noise_schedule": {"kind": "linear", "start": 1, "end": FACTOR}}
+        for share in (0.0, 0.4):
+            yield f"decay {share:g}", {"decay": share}
     elif question == "servo":
         yield "open", {}
         yield "servo", {"servo": {"every": 16}}
@@ -67,11 +75,10 @@ def arms(question: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise SystemExit(f"no question {question!r}")
 
 
-def build(noise: float, **fields: Any) -> PairSpec:
+def build(noise: float, space: str = DIGITS, **fields: Any) -> PairSpec:
     """Return the trial at a noise."""
-    space = load("digits_label_noise")
     rate = noise * FIXED["batch_size"] * (1 - FIXED["momentum"])
-    return space.build({**FIXED, "learning_rate": rate}, seed=17, **fields)
+    return load(space).build({**FIXED, **SPACES[space], "learning_rate": rate}, seed=17, **fields)
 
 
 def run(root: Path, spec: PairSpec, pairs: int, first: int = 0) -> Rows:
@@ -94,23 +101,25 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("runs/bench-dynamics"), help="default: %(default)s")
     parser.add_argument("--pairs", type=int, default=20, help="pairs per arm (default: %(default)s)")
     parser.add_argument("--cell", type=int, default=4, help="pairs per cell of the map of children")
-    parser.add_argument("--questions", nargs="+", default=ALL)
+    parser.add_argument("--questions", nargs="+", default=ALL, help="also recipes, a few arms of these")
+    parser.add_argument("--space", default=DIGITS, choices=SPACES, help="of all but the map (default: %(default)s)")
+    parser.add_argument("--levels", nargs="+", default=[*NOISES], choices=NOISES, help="noises (default: all)")
     args = parser.parse_args()
     args.root.mkdir(parents=True, exist_ok=True)
     print(provenance())
     tests: Tests = []
     for question in (q for q in args.questions if q != "children"):
-        for name, noise in NOISES.items():
-            print(f"\n{question} at noise {noise:g} ({name}), {args.pairs} pairs per arm")
+        for name, noise in ((n, NOISES[n]) for n in args.levels):
+            print(f"\n{args.space}: {question} at noise {noise:g} ({name}), {args.pairs} pairs per arm")
             print(f"{'arm':<18} {'n':>3} " + " ".join(f"{s.removesuffix('_test'):>22}" for s in SCORES))
             first: Rows = []
             for arm, fields in arms(question):
-                rows = run(args.root, build(noise, **fields), args.pairs)
+                rows = run(args.root, build(noise, args.space, **fields), args.pairs)
                 if arm == "servo":
                     shares = [r["schedule_mean"] for r in rows]
                     off = sum(r["servo_off_step"] is not None for r in rows)
                     print(f"mean noise of the servo over that of the trial: {np.mean(shares):.3f}, off in {off} pairs")
-                    mean = build(noise * float(np.mean(shares)))
+                    mean = build(noise * float(np.mean(shares)), args.space)
                     control = run(args.root, mean, args.pairs)
                     cells = [_compare(control, first, s)[0] for s in SCORES]
                     print(f"{'open, same mean':<18} {len(control):>3} " + " ".join(f"{c:>22}" for c in cells))

@@ -17,7 +17,9 @@ from trainables.spec import PairSpec
 STACK_MEMBERS, STACK_BATCH = 8, 32
 FEWEST_STEPS = 10
 """Steps of a shortened trial, at least: with fewer, warm-up and decay lose their shares."""
-SHORTENED = ("epochs", "steps", "branch_step", "window.spacing")
+FEWEST_BETWEEN = 8
+"""Steps between two measurements of a servo, at least; see `PairSpec.servo`."""
+SHORTENED = ("epochs", "steps", "branch_step", "window.spacing", "servo.every")
 """Fields of a trial, and entries of fields, that `shorten` changes."""
 
 
@@ -49,13 +51,16 @@ def shorten(trial: PairSpec, share: float) -> PairSpec:
     """Return a trial with a share of its training budget, and the same shape of the schedule.
 
     Warm-up, decay and noise schedule are shares of the training, so they keep theirs. A trial has at least one epoch,
-    or `FEWEST_STEPS` steps. The trunk of protocol `branch` and the distance of averaged checkpoints shorten, too.
+    or `FEWEST_STEPS` steps. The trunk of protocol `branch`, the distance of averaged checkpoints and that of a servo's
+    measurements shorten, too.
     """
     changes: dict[str, Any] = {name: _scale(getattr(trial, name), share) for name in ("steps", "branch_step")}
     if not trial.steps:
         changes["epochs"] = max(1, round(share * trial.epochs))
     if "spacing" in trial.window:
         changes["window"] = {**trial.window, "spacing": max(1, round(share * float(trial.window["spacing"])))}
+    if "every" in trial.servo:
+        changes["servo"] = {**trial.servo, "every": max(FEWEST_BETWEEN, round(share * float(trial.servo["every"])))}
     return replace(trial, **changes)
 
 

@@ -11,7 +11,7 @@ from provenance import provenance
 from tests.support.courses import finetune
 from trainables.pair.setup import prepare
 from trainables.runtime import Runtime
-from trainables.spec import PairSpec
+from trainables.spec import BaseSpec, PairSpec
 from trainables.tasks.tasks import Task
 from trainables.training import loop
 from trainables.training.loop import Seeds
@@ -19,7 +19,7 @@ from trainables.training.loop import Seeds
 RUNS, STEPS = 5, 300
 SPEC = PairSpec(
     dataset="digits", model="small_cnn", learning_rate=0.01, batch_size=8, momentum=0.9, weight_decay=1e-4,
-    augmentation="shift", augmentation_strength=0.5, base={"steps": 0}, steps=STEPS,
+    augmentation="shift", augmentation_strength=0.5, base=BaseSpec(steps=0), steps=STEPS,
 )  # fmt: skip
 
 

@@ -184,10 +184,7 @@ class _Trial:
 
     def pruned_output(self) -> PairOutput:
         """Return the output of a trial that ends where its children are; see `trainables.pair.record.stopped`."""
-        about, settings = self._about()
-        for name in ("schedule_end", "schedule_mean"):  # they and the dose are defined for the whole training only
-            about.pop(name, None)
-        settings.pop("dose", None)
+        about, settings = self._about_part()
         outcome, detail = self._divergence() or (Outcome.PRUNED, "")
         row = record(
             self.spec, self.lab.runtime, outcome, detail, self.lab.started, seconds=self.clock.seconds,
@@ -197,14 +194,15 @@ class _Trial:
 
     def output(self) -> PairOutput:
         lab, spec, runtime = self.lab, self.spec, self.lab.runtime
-        about, settings = self._about()
         if lost := self._divergence():
+            about, settings = self._about_part()
             return PairOutput(
                 record(
                     spec, runtime, *lost, lab.started, seconds=self.clock.seconds, measured_noise=settings, **about
                 ),
                 history=self._histories(), rungs=self.rungs,
             )  # fmt: skip
+        about, settings = self._about()
         for task in lab.tasks:
             with self.clock.phase("recalibrate"):
                 task.batches = lab.recalibration_batches(spec, task)
@@ -244,6 +242,14 @@ class _Trial:
     def _peak(self) -> dict[str, int]:
         device = self.lab.runtime.device
         return {"peak_memory_bytes": torch.cuda.max_memory_allocated(device)} if device.startswith("cuda") else {}
+
+    def _about_part(self) -> tuple[dict[str, Any], dict[str, float]]:
+        """Return what `_about` does, without what is defined for a whole training only."""
+        about, settings = self._about()
+        for name in ("schedule_end", "schedule_mean"):
+            about.pop(name, None)
+        settings.pop("dose", None)
+        return about, settings
 
     def _about(self) -> tuple[dict[str, Any], dict[str, float]]:
         lab, spec = self.lab, self.spec

@@ -25,6 +25,7 @@ from sweeper.service.policy.limits import Limits
 from sweeper.service.policy.quotas import Demand, remaining_demand
 from sweeper.service.policy.space_files import SpaceFiles
 from sweeper.storage.location import is_uri
+from trainables.training.noise_schedules import LARGEST
 
 _DECIDED = ("out", "address", "cache")
 _DEVICE = re.compile(r"(auto|cpu|cuda|mps|xpu)(:\d{1,3})?")
@@ -196,6 +197,9 @@ def check_trials(sweep: PreparedSweep, limits: Limits) -> None:
             field, _, entry = name.partition(".")
             value = getattr(trial, field)
             _check_most(name, getattr(value, entry) if entry else value, most)
+        if trial.noise_schedule.get("by") == "batch_size":
+            name = f"{LARGEST} x batch_size, the largest batch with noise_schedule.by batch_size,"
+            _check_most(name, LARGEST * trial.batch_size, limits.fields["batch_size"])
         for field in _COUNTED:
             for name, key, value in _numbers(field, field, getattr(trial, field, None)):
                 _check_most(name, value, {**limits.fields, **limits.options}.get(key, limits.option))

@@ -31,6 +31,12 @@ TRIAL = PairSpec(dataset="digits", model="small_cnn", learning_rate=0.1, batch_s
         ),
         ({"steps": 100, "window": {"size": 4, "spacing": 8}}, 0.25, {"steps": 25, "window": {"size": 4, "spacing": 2}}),
         ({"epochs": 4, "window": {"size": 4, "spacing": "8"}}, 0.5, {"epochs": 2, "window": {"size": 4, "spacing": 4}}),
+        (
+            {"steps": 400, "servo": {"every": 64, "limit": 2}},
+            0.25,
+            {"steps": 100, "servo": {"every": 16, "limit": 2}},
+        ),
+        ({"steps": 400, "servo": {"every": 16}}, 0.25, {"steps": 100, "servo": {"every": 8}}),
     ],
 )
 def test_a_shortened_trial_keeps_all_but_its_budget(full: dict[str, Any], share: float, short: dict[str, Any]) -> None:

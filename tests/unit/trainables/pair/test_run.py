@@ -244,6 +244,15 @@ def test_divergence_is_an_outcome_with_its_step() -> None:
     assert row.noises["paper"] == pytest.approx(1e4 / 3.2)
 
 
+def test_a_diverged_trial_holds_no_course_that_it_did_not_reach() -> None:
+    spec = replace(SPEC, learning_rate=1e4, epochs=3, noise_schedule={"kind": "linear", "start": 2, "end": 1})
+    row = run_pair(spec, Runtime()).result
+    assert row.outcome == Outcome.DIVERGED
+    assert row.schedule_start is not None
+    assert (row.schedule_end, row.schedule_mean) == (None, None)
+    assert row.noises.get("dose") is None
+
+
 def test_a_parent_below_the_floor_is_kept_but_cannot_win() -> None:
     output = run_pair(replace(SPEC, accuracy_floor=1.0), Runtime())
     worst = min(output.result.scores["a_accuracy_val"], output.result.scores["b_accuracy_val"])

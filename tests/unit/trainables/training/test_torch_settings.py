@@ -10,12 +10,12 @@ from torch import nn
 from tests.support.courses import finetune
 from trainables.pair.setup import prepare
 from trainables.runtime import Runtime
-from trainables.spec import PairSpec
+from trainables.spec import BaseSpec, PairSpec
 from trainables.training.loop import Seeds
 from trainables.training.torch_settings import small_convolutions
 
 SPEC = PairSpec(
-    dataset="digits", model="small_cnn", learning_rate=0.05, batch_size=8, momentum=0.9, base={"steps": 0}, steps=3
+    dataset="digits", model="small_cnn", learning_rate=0.05, batch_size=8, momentum=0.9, base=BaseSpec(steps=0), steps=3
 )
 
 
@@ -77,7 +77,7 @@ def test_the_loop_chooses_by_the_batch(batch_size: int, seen: bool):
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if self.training:
-                flags.append(torch.backends.mkldnn.enabled)
+                flags.append(bool(torch.backends.mkldnn.enabled))
             return self.model(x)
 
     task = prepare(spec, Runtime(device="cpu")).tasks[0]

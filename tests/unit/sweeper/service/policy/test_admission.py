@@ -314,6 +314,11 @@ def test_what_is_too_much(rules, key, value, sentence):
             {"model_options": {"block": {"depths": [2, 2_000_000]}}},
             "model_options.block.depths must be at most 1000000",
         ),
+        (
+            {"batch_size": 8193, "noise_schedule": {"kind": "linear", "start": 1, "end": 2, "by": "batch_size"}},
+            "8 x batch_size, the largest batch with noise_schedule.by batch_size, must be at most 65536 on this "
+            "server, got 65544",
+        ),
         ({"dataset_options.size": 2000}, "dataset_options.size must be at most 1024 on this server, got 2000"),
     ],
 )

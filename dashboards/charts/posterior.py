@@ -12,11 +12,11 @@ from dashboards.charts.axes import make_log_axis, round_to, shorten
 from dashboards.charts.chart import Chart, finish, make_figure
 from dashboards.charts.noise_fit import label_above
 from dashboards.charts.theme import BLUE, GREEN, GREY, fade
-from sweeper.analysis.text import describe_bounds, list_exponents, noise_share
+from sweeper.analysis.text import describe_bounds, noise_share
 from sweeper.formatting import pluralize
 
 if TYPE_CHECKING:
-    from sweeper.analysis.posterior import Posterior
+    from sweeper.analysis.stages.noise_exponents import NoiseExponents
     from sweeper.search.noise_sampler.explanation import Explanation
 
 
@@ -90,24 +90,24 @@ def describe_posterior(explanation: Explanation) -> str:
     return ". ".join([words, *(f"{text[0].upper()}{text[1:]}" for text in more if text)]) + "."
 
 
-def draw_exponents(believed: Posterior) -> Chart:
+def draw_exponents(found: NoiseExponents, noise: str) -> Chart:
     """Draw the fitted exponents with their 90 % intervals beside those of the definition.
 
     Args:
-        believed: Posterior with an explanation that has exponents.
+        found: Exponents, at least one.
+        noise: Name of the definition.
     """
-    explanation = believed.explanation
-    assert explanation is not None
-    exponents = list_exponents(believed.record())
+    exponents = found.factors
     names = [e.factor for e in exponents]
     ends = [e.interval for e in exponents]
     fitted, given = [e.fitted for e in exponents], [e.given for e in exponents]
+    defined = [v for v in given if v is not None]
     texts = [f"{_format_signed(v)} ({_format_signed(e[0])} to {_format_signed(e[1])})" if e else "as given"
              for v, e in zip(fitted, ends, strict=True)]  # fmt: skip
     figure = make_figure()
     figure.add_scatter(
-        name=f"definition {explanation.noise}",
-        x=[round_to(v) for v in given],
+        name=f"definition {noise}",
+        x=[None if v is None else round_to(v) for v in given],
         y=names,
         mode="markers",
         marker={"size": 14, "symbol": "line-ns-open", "color": GREY, "line": {"width": 3}},
@@ -130,8 +130,8 @@ def draw_exponents(believed: Posterior) -> Chart:
         },
         hovertemplate="fitted %{text}<extra></extra>",
     )
-    low = min([*fitted, *given, *(e[0] for e in ends if e)])
-    high = max([*fitted, *given, *(e[1] for e in ends if e)])
+    low = min([*fitted, *defined, *(e[0] for e in ends if e)])
+    high = max([*fitted, *defined, *(e[1] for e in ends if e)])
     room = 0.25 * ((high - low) or 1.0)
     figure.update_xaxes(range=[low - room, high + room])
     figure.update_xaxes(title={"text": "exponent of the factor in the noise"})
@@ -139,8 +139,8 @@ def draw_exponents(believed: Posterior) -> Chart:
     for v, name, text in zip(fitted, names, texts, strict=True):  # above the definition's mark
         figure.add_annotation(x=round_to(v), y=name, text=text, yshift=21, showarrow=False, font={"size": 12})
     figure.add_vline(x=0, line={"color": GREY, "width": 1}, layer="below")
-    words = f"Exponents of the definition {explanation.noise}, and of a single-index model fitted to the trials. An "
-    words += "exponent without an interval was not fitted, or rests on too few configurations."
+    words = f"Exponents of the definition {noise}, and those fitted to the trials. {found.words} "
+    words += "An exponent without an interval stays as defined."
     return Chart("exponents", "Exponents of the noise", words, finish(figure), height=170 + 56 * len(exponents))
 
 

@@ -23,6 +23,7 @@ from dashboards.views.section import Control, Section, TableCard, View
 from dashboards.views.verdicts import ask
 from sweeper.analysis.best import find_pareto_set
 from sweeper.analysis.posterior import Posterior
+from sweeper.analysis.stages.noise_exponents import choose_exponents
 from sweeper.formatting import pluralize
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
@@ -67,8 +68,11 @@ def build(run: Run, selection: Selection) -> Section:
     explained = believed.explanation
     if explained is not None and len(explained.posterior) > 1:
         charts.append(draw_posterior(explained, chosen.noise_label))
-    if explained is not None and explained.exponents:
-        charts.append(draw_exponents(believed))
+    found = judgement.analysis.exponents if judgement and judgement.analysis else None
+    adaptive = bool(judgement and judgement.analysis and judgement.analysis.regime.adaptive)
+    exponents = choose_exponents(found, believed.record(), chosen.noise, adaptive)
+    if exponents.factors:
+        charts.append(draw_exponents(exponents, chosen.noise))
     charts += _draw_knobs(run, chosen.name, chosen.split, chosen.noise)
     same = choices.compare_points(run, chosen.noise, (measure.column,))
     if len(same) > 1 and any(measure.column in p.values for p in same):

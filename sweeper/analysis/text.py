@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sweeper.client.models import BestView, SweepRecord
@@ -18,7 +17,6 @@ from sweeper.formatting import (
     add_unit,
     format_table,
     merge_words,
-    name_knob,
     number,
     per_token,
     plain_text,
@@ -204,15 +202,12 @@ def format_record(about: Mapping[str, Any], record: SweepRecord) -> str:
 
 
 def format_posterior(record: Mapping[str, Any], noise: str) -> str:
-    """Return a sweep's posterior (`sweeper.analysis.posterior.Posterior.record`) as text."""
+    """Return a sweep's posterior (`sweeper.analysis.posterior.Posterior.record`) as text, without exponents."""
     if record["unexplained"]:
         return wrap(f"no model of noise {noise}: {record['unexplained']}", 0)
     share = noise_share(record, noise)
     lines = [wrap(f"the search's model of {pluralize(record['trials'], 'configuration')}: {share}", 0)]
     lines += [wrap(hint, 0)] if (hint := describe_bounds(record.get("at_bounds", ()))) else []
-    if exponents := list_exponents(record):
-        rows = [(e.factor, number(e.given), number(e.fitted), _format_interval(e.interval)) for e in exponents]
-        lines.append(format_table(("exponent of", "definition", "fitted", "90 % interval"), rows))
     lines += [wrap(f"warning: {record['assumed']}", 0)] if record.get("assumed") else []
     return "\n".join(lines)
 
@@ -238,45 +233,6 @@ def noise_share(record: Mapping[str, Any], noise: str) -> str:
 def _format_share(share: float) -> str:
     # in per cent; no estimate is certain
     return "> 99" if share > 0.995 else "< 1" if share < 0.005 else f"{100 * share:.0f}"
-
-
-@dataclass(frozen=True)
-class FactorExponent:
-    """Exponent of a factor of the noise, such as 1/B: by the definition, fitted, and the fit's 90 % interval.
-
-    The interval is None for an exponent that stays as defined.
-    """
-
-    factor: str
-    given: float
-    fitted: float
-    interval: tuple[float, float] | None
-
-
-def list_exponents(record: Mapping[str, Any]) -> list[FactorExponent]:
-    """Return the exponents of a posterior's record, as `sweeper analyse` gives them.
-
-    The definition's exponent of the first factor is 1.
-    """
-    roles = [str(role) for role in record["exponents"]]
-    signs = {role: -1.0 if name_knob(role).divides else 1.0 for role in roles}
-    given = {role: signs[role] * record["given"].get(role, 0.0) + 0.0 for role in roles}
-    unit = next(iter(given.values()), 1.0) or 1.0
-    exponents: list[FactorExponent] = []
-    for role in roles:
-        low, high = (record.get(f"exponent_{end}", {}).get(role) for end in ("low", "high"))
-        # level sets are solved for the pivot, so its exponent stays as defined
-        ends = (
-            None if low is None or high is None or low == high else sorted(signs[role] * v / unit for v in (low, high))
-        )
-        fitted = signs[role] * record["exponents"][role] / unit
-        interval = (ends[0], ends[1]) if ends else None
-        exponents.append(FactorExponent(name_knob(role).factor, given[role] / unit, fitted, interval))
-    return exponents
-
-
-def _format_interval(interval: tuple[float, float] | None) -> str:
-    return f"{number(interval[0])} to {number(interval[1])}" if interval else "as defined"
 
 
 def _format_percent(value: float | None) -> str:

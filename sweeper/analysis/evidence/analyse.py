@@ -29,7 +29,9 @@ from sweeper.analysis.evidence.verdict import judge
 from sweeper.analysis.regime import Regime, fit_regime
 from sweeper.analysis.stages.designed import select_designed
 from sweeper.search.noise_targets import check_shown
-from sweeper.search.objectives import OBJECTIVES
+from sweeper.search.objectives import OBJECTIVES, Objective
+
+DRAWS = 300
 
 
 def analyse(
@@ -39,7 +41,7 @@ def analyse(
     *,
     split: str | None = None,
     seed: int = 0,
-    draws: int = 300,
+    draws: int = DRAWS,
 ) -> Analysis:
     """Return the analysis of an objective: whether it has an optimal noise, and whether that noise explains the knobs.
 
@@ -76,7 +78,7 @@ def _analyse(trials: pa.Table, objective: str, noise: str, split: str, seed: int
     test = compare_shapes(by_design.order_along(noise), noise, seed=seed)
     raised = raise_tail(by_design)
     names = list_definitions(raised)
-    exponents = fit_exponents(raised, names, draws=max(1, draws // 3), seed=seed)
+    exponents = _fit_exponents(raised, names, draws, seed)
     free = _free_exponents(raised, exponents)
     shared, tested = select_common(raised, names), select_comparable(raised, names, noise)
     fitted = None if free is None else cross_fit(shared, free, seed)
@@ -106,6 +108,24 @@ def _analyse(trials: pa.Table, objective: str, noise: str, split: str, seed: int
         controls=run_controls(designed, goal, noise, split),
         needs=find_needs(along, verdict, noise, np.log(np.array(verdict.optima)), _interval(regime)),
     )
+
+
+def analyse_exponents(trials: pa.Table, goal: Objective, noise: str, *, seed: int = 0, draws: int = DRAWS) -> Exponents:
+    """Return the part `exponents` of an analysis alone.
+
+    Args:
+        trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
+        goal: Objective on its split.
+        noise: Name in `NOISE`.
+        seed: Seed of every bootstrap.
+        draws: Number of bootstrap draws of the analysis.
+    """
+    raised = raise_tail(subsample(collect(select_designed(trials, noise), goal)))
+    return _fit_exponents(raised, list_definitions(raised), draws, seed)
+
+
+def _fit_exponents(cells: Cells, names: tuple[str, ...], draws: int, seed: int) -> Exponents:
+    return fit_exponents(cells, names, draws=max(1, draws // 3), seed=seed)
 
 
 def _interval(regime: Regime) -> tuple[float, float] | None:

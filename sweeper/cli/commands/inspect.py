@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from sweeper.formatting import format_table, number, pluralize, wrap
 from sweeper.storage.location import is_uri
 
 if TYPE_CHECKING:
+    from sweeper.analysis.stages.noise_exponents import NoiseExponents
     from trainables.result import PairOutput
 from sweeper.analysis.summary import (
     SHOWN_KNOBS,
@@ -46,6 +48,7 @@ def show_status(args: Arguments) -> int:
     from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH
     from sweeper.analysis.regime import fit_regime
+    from sweeper.analysis.stages.noise_exponents import format_exponents
     from sweeper.storage.run_folder import is_running
 
     spec, trials, noise = read_run(args)
@@ -64,14 +67,24 @@ def show_status(args: Arguments) -> int:
     regimes = {name: fit_regime(trials, name, noise).message for name in BOTH if name != spec.objective}
     regimes |= {record.regime.objective: record.regime.message} if record.regime else {}
     belief = posterior.record()
+    exponents = _find_exponents(trials, spec.objective, noise, belief)
     parts = [format_record(about, record)]
     parts += [wrap(f"{name}: {message}", 0) for name, message in regimes.items() if name != spec.objective]
     parts += [wrap(budget_error, 0)] if budget_error else []
-    parts.append(format_posterior(belief, noise))
+    parts += [format_posterior(belief, noise), format_exponents(exponents)]
     printed = {**about, **record.model_dump(mode="json"), "regimes": regimes, "belief": belief}
+    printed["exponents"] = asdict(exponents)
     printed["progress"]["budget"] = budget or None
     emit(args.json, printed, "\n".join(parts))
     return ExitCode.DONE
+
+
+def _find_exponents(trials: Any, objective: str, noise: str, belief: Mapping[str, Any]) -> NoiseExponents:
+    from sweeper.analysis.stages.designed import find_adaptive, select_designed
+    from sweeper.analysis.stages.noise_exponents import choose_exponents, estimate_exponents
+
+    adaptive = bool(find_adaptive(select_designed(trials, noise)))
+    return choose_exponents(estimate_exponents(trials, objective, noise), belief, noise, adaptive)
 
 
 def _count_configurations(spec: SweepSpec) -> tuple[int, str]:

@@ -18,6 +18,7 @@ from sweeper.analysis.regime import Regime
 from sweeper.analysis.scorecard.answer import Answer
 from sweeper.analysis.settings.settings import Settings
 from sweeper.analysis.stages.confirmation import Confirmation
+from sweeper.analysis.stages.noise_exponents import NoiseExponents
 from sweeper.cli.schemas.base import Output, model_of, say
 from sweeper.client.models import SweepRecord
 from sweeper.search.noise_sampler.explanation import Explanation
@@ -26,6 +27,7 @@ _CURVE = ("grid", "mean", "lower", "upper")
 
 Optimum: Any = model_of(Regime, "Optimum", _CURVE)
 Summary: Any = model_of(SweepSummary, "Summary", Regime=Optimum)
+ExponentsRecord: Any = model_of(NoiseExponents, "ExponentsRecord")
 AnswerRecord: Any = model_of(Answer, "AnswerRecord")
 Belief: Any = model_of(Explanation, "BeliefExplanation", sometimes=True)
 
@@ -168,6 +170,7 @@ class StatusRecord(SweepRecord):
     running: bool = say("whether a process runs the sweep")
     regimes: dict[str, str] = say("objective -> verdict on its best noise")
     belief: BeliefRecord = say("belief of the noise sampler's model")
+    exponents: ExponentsRecord = say("exponents of the noise, and what they rest on")
 
 
 class Trial(NumberKnobs):

@@ -10,6 +10,7 @@ from dashboards.page.page import read_run
 from dashboards.text.failures import group_failures, make_failure_table
 from dashboards.views import choices, search
 from sweeper.analysis.posterior import Posterior
+from sweeper.analysis.stages.noise_exponents import choose_exponents
 from sweeper.search.noise_sampler.explanation import Explanation
 from sweeper.search.objectives import OBJECTIVES
 from tests.support.fake_sweep import at_knobs, run_of, search_row, trial
@@ -82,7 +83,8 @@ def test_the_best_lines_are_in_colour(sweep):
 def test_exponents_stand_beside_the_definitions():
     found = Explanation("paper", {"learning_rate": 1.0, "batch_size": -0.8}, {"batch_size": -1.1}, {"batch_size": -0.5},
                         trials=30)  # fmt: skip
-    chart = draw_exponents(Posterior(found, {"learning_rate": 1.0, "batch_size": -1.0}))
+    believed = Posterior(found, {"learning_rate": 1.0, "batch_size": -1.0})
+    chart = draw_exponents(choose_exponents(None, believed.record(), "paper", False), "paper")
     given, fitted = chart.figure.data
     assert list(fitted.y) == ["η", "1/B"]
     assert list(given.x) == [1.0, 1.0]

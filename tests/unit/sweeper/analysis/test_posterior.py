@@ -9,7 +9,13 @@ import pytest
 import sweeper
 from sweeper import SweepSpec
 from sweeper.analysis.posterior import Posterior, fit_posterior
-from sweeper.analysis.text import FactorExponent, format_posterior, list_exponents, noise_share
+from sweeper.analysis.stages.noise_exponents import (
+    FactorExponent,
+    choose_exponents,
+    format_exponents,
+    list_exponents,
+)
+from sweeper.analysis.text import format_posterior, noise_share
 from trainables.pair.synthetic import BEST_NOISE
 
 SPEC = SweepSpec(space="synthetic", runner="inline", sampler="random", objective="merged_loss", trials=40, seed=3)
@@ -52,7 +58,8 @@ def test_the_text_sets_the_fitted_exponents_beside_the_definition(believed: Post
         r"noise paper accounts for (> )?\d+ % \(90 % interval (> )?\d+ to (> )?\d+ %\) of the explained variance",
         " ".join(text.split()),
     )
-    assert [line.split()[:2] for line in text.splitlines()[-4:]] == [
+    table = format_exponents(choose_exponents(None, believed.record(), "paper", False))
+    assert [line.split()[:2] for line in table.splitlines()[-4:]] == [
         ["η", "1"],
         ["1/B", "1"],
         ["1/(1−μ)", "1"],

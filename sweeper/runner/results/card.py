@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.analysis.stages.confirmation import estimate_mean
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
-from sweeper.formatting import merge_words, number, per_token
+from sweeper.formatting import merge_words, number, per_token, pluralize
 from sweeper.search.objectives import OBJECTIVES
 from trainables.io.printable import printable_line
 from trainables.result import TASKS
@@ -49,7 +51,12 @@ def check_card(weights: Path) -> Path:
 
 
 def write_card(
-    card: Path, weights: str, spec: SweepSpec, row: Mapping[str, Any], exported: Exported | None = None
+    card: Path,
+    weights: str,
+    spec: SweepSpec,
+    row: Mapping[str, Any],
+    exported: Exported | None = None,
+    fresh: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the card of a trial's merge.
 
@@ -59,14 +66,21 @@ def write_card(
         spec: The sweep.
         row: Row of the trial, as `sweeper.analysis.best` yields it or as stored.
         exported: What the folder holds; None for a file.
+        fresh: Rows of the pairs that report the settings of the trial.
 
     Raises:
         OSError: The file cannot be written.
     """
-    card.write_text(format_card(weights, spec, row, exported))
+    card.write_text(format_card(weights, spec, row, exported, fresh))
 
 
-def format_card(weights: str, spec: SweepSpec, row: Mapping[str, Any], exported: Exported | None = None) -> str:
+def format_card(
+    weights: str,
+    spec: SweepSpec,
+    row: Mapping[str, Any],
+    exported: Exported | None = None,
+    fresh: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Return the text of a card; texts of the sweep are escaped, and paths are cut to their last part."""
     trial = PairSpec.from_json(row["spec"])
     goal = OBJECTIVES[spec.objective]
@@ -99,6 +113,8 @@ def format_card(weights: str, spec: SweepSpec, row: Mapping[str, Any], exported:
             "## Scores",
             "",
             *scores(row, trial),
+            "",
+            _describe_sample(fresh),
             "",
             "## Settings",
             "",
@@ -136,6 +152,21 @@ def _text_scores(row: Mapping[str, Any], trial: PairSpec) -> Iterable[str]:
         rows.append((label, *_losses(row, who), *map(number, (*perplexities, *bits)), *_shares(row, who)))
     yield from _table(head, rows)
     yield from ("", f"Losses are cross-entropies in nat per token, and perplexity is exp(loss). {_CHOSEN}")
+
+
+def _describe_sample(fresh: Sequence[Mapping[str, Any]]) -> str:
+    """Return the sentence about whose scores the table holds, with the means of fresh pairs on test."""
+    only = "These are the scores of the saved pair alone."
+    means: list[str] = []
+    for label, column in (("merged loss", "chosen_loss_test"), ("accuracy", "chosen_accuracy_test")):
+        values = [v for row in fresh if (v := row.get(column)) is not None and math.isfinite(v)]
+        if values and len(values) == len(fresh):
+            mean, error = estimate_mean(values)
+            means.append(f"{label} {number(mean)}" + ("" if error is None else f" ± {number(error)}"))
+    if not means:
+        return only
+    pairs = pluralize(len(fresh), "fresh pair")
+    return f"{only} On test, {pairs} with the same settings, which chose nothing, have {' and '.join(means)}."
 
 
 def _models(trial: PairSpec) -> dict[str, str]:

@@ -7,6 +7,7 @@ import pytest
 from sweeper import SpecError, SweepSpec
 from sweeper.cli.main import main
 from sweeper.runner.results.card import MARK, check_card, format_card
+from sweeper.runner.results.winner import find_fresh
 from tests.support.fake_sweep import trial
 from tests.support.inline_sweeps import sweep
 from trainables.spec import PairSpec
@@ -27,6 +28,34 @@ def test_a_card_holds_scores_settings_data_and_how_to_load_it() -> None:
     assert f"| merged, linear 1/2 | {row['merged_loss_val']:.3g} | {row['merged_loss_test']:.3g} |" in text
     assert "720 training examples, 10 classes" in text
     assert "load_state_dict(load_file('best.safetensors'))" in text
+
+
+def test_a_card_says_whose_scores_it_holds() -> None:
+    alone = "These are the scores of the saved pair alone."
+    assert f"\n{alone}\n" in card()
+    row = {**trial(3).result.to_row(), "spec": PAIR}
+    fresh = [
+        {"chosen_loss_test": 0.3, "chosen_accuracy_test": 0.9},
+        {"chosen_loss_test": 0.5, "chosen_accuracy_test": 0.8},
+    ]
+    sentence = "On test, 2 fresh pairs with the same settings, which chose nothing, have merged loss 0.4 ± 0.1 and"
+    assert f"\n{alone} {sentence} accuracy 0.85 ± 0.05.\n" in format_card("best", SPEC, row, None, fresh)
+    fresh[0]["chosen_loss_test"] = float("inf")
+    assert f"{alone} On test, 2 fresh pairs with the same settings, which chose nothing, have accuracy 0.85" in (
+        format_card("best", SPEC, row, None, fresh)
+    )
+
+
+def test_the_card_of_a_confirmed_winner_has_the_mean_of_its_fresh_pairs(tmp_path: Path) -> None:
+    results = sweep(tmp_path / "run", trials=24, sampler="tpe", map=0.5, confirm=0.4)
+    rows = [r for r in results.trials.to_pylist() if r["stage"] == "report" and r["outcome"] == "ok"]
+    assert rows
+    fresh = find_fresh(tmp_path / "run", rows[0])
+    assert [r["chosen_loss_test"] for r in fresh] == [
+        r["chosen_loss_test"] for r in rows if r["config"] == rows[0]["config"]
+    ]
+    other = next(r for r in results.trials.to_pylist() if r["config"] not in {f["config"] for f in rows})
+    assert find_fresh(tmp_path / "run", other) == []
 
 
 def test_texts_are_escaped_and_paths_cut() -> None:

@@ -68,11 +68,12 @@ class Service:
             self.catalog, self.hub, config.run_of, lambda: self.supervisor.queue.positions(), Outward.of(config)
         )
         quota = self.users.quota
-        self.models = ModelFolders(self.views)
+        room = share_memory(config.inline_memory, config.max_running)
+        self.models = ModelFolders(self.views, room.each)
         self.supervisor = Supervisor(
             self.catalog, self.views, folder, self._address, hold_exhausted(self.catalog, quota), config.max_running,
             lambda: None if config.address else self.ray.environment(),
-            share_memory(config.inline_memory, config.max_running),
+            room,
         )  # fmt: skip
         self.housekeeping = Housekeeping(
             self.catalog, self.ownership, folder, quota, self.supervisor.stop, config.audit_days * DAY_SECONDS

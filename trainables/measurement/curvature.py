@@ -14,7 +14,6 @@ from trainables.measurement.derivatives import Objective, objective
 from trainables.measurement.landscape import Point, describe_points, landscape
 from trainables.measurement.loss_plane import plane
 from trainables.merging.methods import MERGES
-from trainables.models.tensors import move
 from trainables.tasks.evaluation import finite, recalibrate
 from trainables.tasks.tasks import Task, Weights, trained_names
 
@@ -38,13 +37,13 @@ def relief_columns(
 
     Args:
         tasks: Tasks, with their batches for the BatchNorm re-estimation.
-        children: Their children; of one task all of them.
+        children: Their children, on the host; of one task all of them.
         recalibrated: Weights of `a`, `b` and their midpoint `merged`, for one task, on any device.
         seed: Seed of the random vectors.
     """
     if len(tasks) == 1:
         task, (x, y) = tasks[0], few_examples(tasks[0], "train")
-        a, b, middle = (move(recalibrated[k], task.device) for k in ("a", "b", "merged"))
+        a, b, middle = (recalibrated[k] for k in ("a", "b", "merged"))
         return finite(landscape(task.model, a, b, middle, trained_names(task.model), x, y, seed))
     middle = MERGES["linear"](tasks[0].shared(tasks[0].base), _share(tasks, children), 0.5)
     pair = list(zip(tasks[:2], children[:2], strict=True))
@@ -63,7 +62,7 @@ def _share(tasks: Sequence[Task], children: Sequence[Weights]) -> list[dict[str,
 def _describe(task: Task, weights: Weights) -> Point:
     """Return the task's training loss over the shared parameters, at these weights."""
     names = [n for n in trained_names(task.model) if not task.is_own(n)]
-    ready = recalibrate(task.model, weights, task.batches)
+    ready = recalibrate(task.model, task.mount(weights), task.batches)
     return objective(task.model, ready, names, *few_examples(task, "train"))
 
 
@@ -97,7 +96,11 @@ def _plane_of(
     task: Task, base: Weights, a: Weights, b: Weights, points: int
 ) -> Iterator[tuple[float, float, float, float]]:
     train, val = few_examples(task, "train"), few_examples(task, "val")
-    return plane(task.model, base, a, b, train, val, points, lambda w: recalibrate(task.model, w, task.batches))
+
+    def prepare(weights: Weights) -> Weights:
+        return recalibrate(task.model, task.mount(weights), task.batches)
+
+    return plane(task.model, base, a, b, train, val, points, prepare)
 
 
 def geometry(

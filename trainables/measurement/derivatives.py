@@ -52,13 +52,14 @@ def loss_of(model: nn.Module, weights: Mapping[str, Tensor], names: Sequence[str
     Its value is float64, so that small differences of losses stay exact; the forward pass keeps the weights' dtype.
 
     Args:
-        model: Module of the architecture; its own weights do not matter.
-        weights: State dict with values for everything except `names`.
+        model: Module of the architecture; its own weights do not matter, and its device is that of the loss.
+        weights: State dict with values for everything except `names`, on any device.
         names: Trained parameters, named as in `named_parameters`.
     """
     # a parameter of two layers has two names in the state dict, but functional_call accepts only one of them
     frozen = [n for n, _ in model.named_parameters() if n not in set(names)]
-    fixed = {n: weights[n].detach() for n in frozen + [n for n, _ in model.named_buffers() if n in weights]}
+    place = next(model.parameters()).device
+    fixed = {n: weights[n].detach().to(place) for n in frozen + [n for n, _ in model.named_buffers() if n in weights]}
 
     def loss(parameters: dict[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
         # copies, because BatchNorm in training mode changes its buffers
@@ -150,11 +151,11 @@ def _linearise(part: Callable[[Tensor], Tensor], w: Tensor) -> Product:
 def objective(
     model: nn.Module, weights: Mapping[str, Tensor], names: Sequence[str], x: Tensor, y: Tensor
 ) -> tuple[Objective, Tensor]:
-    """Return the mean cross-entropy on (x [n, ...], y [n]) as an objective, and the w [P] of `weights`.
+    """Return the mean cross-entropy on (x [n, ...], y [n]) as an objective, and the w [P] of `weights`, on y's device.
 
     Args:
         model: Module of the architecture, run in evaluation mode; it stays unchanged.
-        weights: State dict; its buffers and other parameters are fixed.
+        weights: State dict, on any device; its buffers and other parameters are fixed.
         names: Trained parameters, in the order of w.
         x: Inputs.
         y: Labels.
@@ -171,4 +172,4 @@ def objective(
     if not x.is_floating_point():
         size = max(1, _PART_NUMBERS // (x[0].numel() * _TOKEN_NUMBERS))
     parts = [partial(part, *pair) for pair in zip(torch.split(x, size), torch.split(y, size), strict=True)]
-    return Objective(parts), torch.cat([weights[n].detach().flatten() for n in names])
+    return Objective(parts), torch.cat([weights[n].detach().flatten() for n in names]).to(y.device)

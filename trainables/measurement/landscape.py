@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from trainables.measurement.derivatives import Objective, Product, objective
+from trainables.models.tensors import HOST
 
 Point = tuple[Objective, Tensor]
 PROBES = 50  # Rademacher vectors of the trace
@@ -126,7 +127,9 @@ def sharpness_average(
     return float(rises.mean()), float(rises.std()) / math.sqrt(pairs)
 
 
-def line(loss_a: Objective, a: Tensor, loss_b: Objective, b: Tensor, midpoint: float) -> dict[str, float]:
+def line(
+    loss_a: Objective, a: Tensor, loss_b: Objective, b: Tensor, midpoint: float, device: torch.device | None = None
+) -> dict[str, float]:
     """Return the curvature along d at both ends, the barrier that it predicts, and the rest of the barrier.
 
     To second order, L(1/2) is L_A + g_A'd/2 + d'H_A d/8 from A and L_B - g_B'd/2 + d'H_B d/8 from B. Their mean minus
@@ -134,20 +137,20 @@ def line(loss_a: Objective, a: Tensor, loss_b: Objective, b: Tensor, midpoint: f
 
     Args:
         loss_a: Objective with the buffers of A.
-        a: theta_A, [P].
+        a: theta_A, [P], on any device.
         loss_b: Objective with the buffers of B.
-        b: theta_B, [P].
+        b: theta_B, [P], on the device of A.
         midpoint: L(1/2), nat.
+        device: Device of the losses; None is that of A and B.
 
     Returns:
         `curvature_a`, `curvature_b` (d'Hd), `barrier_quadratic` and `barrier_excess`, in nat.
     """
     d = b - a
-    (value_a, g_a), (value_b, g_b) = loss_a.gradient(a), loss_b.gradient(b)
-    curvature_a, curvature_b = (
-        float(d.double() @ loss.hessian(w)(d).double()) for loss, w in ((loss_a, a), (loss_b, b))
+    (value_a, g_a, curvature_a), (value_b, g_b, curvature_b) = (
+        _describe_end(loss, w.to(device), d.to(device)) for loss, w in ((loss_a, a), (loss_b, b))
     )
-    slope = float((g_a.double() - g_b.double()) @ d.double())
+    slope = float((g_a.double() - g_b.double()) @ d.to(HOST).double())
     predicted = slope / 4 + (curvature_a + curvature_b) / 16
     barrier = midpoint - float(value_a + value_b) / 2
     return {
@@ -156,6 +159,12 @@ def line(loss_a: Objective, a: Tensor, loss_b: Objective, b: Tensor, midpoint: f
         "barrier_quadratic": predicted,
         "barrier_excess": barrier - predicted,
     }
+
+
+def _describe_end(loss: Objective, w: Tensor, d: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Return L(w), its gradient on the host, and d'H(w)d."""
+    value, gradient = loss.gradient(w)
+    return value, gradient.to(HOST), float(d.double() @ loss.hessian(w)(d).double())
 
 
 def landscape(
@@ -172,7 +181,7 @@ def landscape(
 
     Args:
         model: Module of the architecture.
-        a: State dict of child A, with re-estimated BatchNorm statistics.
+        a: State dict of child A, with re-estimated BatchNorm statistics, on any device.
         b: State dict of child B, likewise.
         midpoint: State dict of the linear merge at alpha = 1/2, likewise.
         names: Trained parameters.
@@ -189,13 +198,15 @@ def describe_points(points: Mapping[str, Callable[[], Point]], seed: int) -> dic
 
     Args:
         points: `a`, `b` and `merged` -> function that returns a loss and the point [P] at which to describe it. The
-            losses of the ends may be those of different tasks; that of `merged` is their mean.
+            losses of the ends may be those of different tasks; that of `merged` is their mean. One point is on the
+            device at a time.
         seed: Seed of the random vectors, which are equal for all three points.
     """
     out: dict[str, float] = {}
     ends: dict[str, Point] = {}
+    middle, device = math.nan, HOST
     for point, make in points.items():
-        loss, w = ends[point] = make()
+        loss, w = make()
         generator = Generator(device=w.device).manual_seed(seed)
         product = loss.hessian(w)
         trace, error = hessian_trace(product, rademacher(w, PROBES, generator))
@@ -205,5 +216,9 @@ def describe_points(points: Mapping[str, Callable[[], Point]], seed: int) -> dic
         out[f"lambda_max_{point}"] = lambda_max(product, w, generator)
         out[f"sharpness_worst_{point}"] = sharpness_worst(loss, w)
         out[f"sharpness_average_{point}"], _ = sharpness_average(loss, w, generator)
-    middle, w = ends["merged"]
-    return out | line(*ends["a"], *ends["b"], float(middle.value(w)))
+        device = w.device
+        if point == "merged":
+            middle = float(loss.value(w))
+        else:
+            ends[point] = loss, w.to(HOST)
+    return out | line(*ends["a"], *ends["b"], middle, device)

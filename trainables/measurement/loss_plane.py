@@ -52,7 +52,7 @@ def plane(
         train: Inputs and labels of the training loss.
         val: Inputs and labels of the validation loss.
         points: Points per side; grids with 7, 13, 19… hold base, children and midpoint.
-        prepare: Re-estimates the BatchNorm statistics of weights; models with BatchNorm need it.
+        prepare: Puts weights on the device and re-estimates their BatchNorm statistics; models with BatchNorm need it.
 
     Yields:
         Coordinates and mean cross-entropies in nat, infinite if the logits overflow; x varies slowest.

@@ -87,7 +87,7 @@ class Watch:
             self._note(first, step, self._from_ranks(members), norms[0])
             return
         moments = _squared_denominators(members, optimizer)
-        for i, weights in enumerate(members.weights()):
+        for i, weights in enumerate(members.views()):
             child = first + i
             (x, target), again = (self._examples(child, step, draw) for draw in ("augment", "augment/again"))
             statistics = measure(

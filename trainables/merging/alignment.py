@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from trainables.merging.formulas import Weights, is_statistic
 from trainables.models.permutations import Group, Moves, PermutationMap, find_map, list_moves, permute
-from trainables.models.tensors import move
+from trainables.models.tensors import mount
 
 MOST_SWEEPS = 100
 LEAST_GAIN = 1e-12  # relative; below it an assignment counts as equal
@@ -175,7 +175,7 @@ class Repair:
 
     @torch.no_grad()
     def _run(self, weights: Weights, hook: Any) -> None:
-        own = move({k: weights[k] for k in self.model.state_dict() if k in weights}, self.x.device)
+        own = mount(self.model, {k: weights[k] for k in self.model.state_dict() if k in weights}, self.x.device)
         kind = next(v.dtype for v in own.values() if v.is_floating_point())
         handles = [self.model.get_submodule(n).register_forward_hook(partial(hook, n)) for n in self.linear_maps]
         try:

@@ -27,7 +27,7 @@ from trainables.merging.task_scores import (
 )
 from trainables.merging.taskwise import Scales, add_scaled, search_scales
 from trainables.models.permutations import Moves
-from trainables.models.tensors import move, non_finite_names
+from trainables.models.tensors import HOST, move, non_finite_names
 from trainables.result import SPLITS
 from trainables.spec import PairSpec
 from trainables.tasks.evaluation import (
@@ -42,7 +42,6 @@ from trainables.tasks.evaluation import (
 from trainables.tasks.tasks import Task, Weights, children_tasks, join_by_task
 
 FISHER_EXAMPLES = 512  # of Fishers and of Gram matrices
-HOST = "cpu"
 
 
 class Phase(Protocol):
@@ -62,7 +61,7 @@ class _Scorer:
         self.logits: dict[str, Tensor] = {}  # of the last weights that were scored on a task
 
     def score(self, merged: Weights) -> tuple[MergeScores, list[Weights]]:
-        """Return the scores of a merge and its whole state dicts on their devices, one per task."""
+        """Return the scores of a merge and its whole state dicts on the host, one per task."""
         parts = [self._one(t, t.whole(merged, c)) for t, c in zip(self.tasks, self.children, strict=False)]
         return MergeScores([p[0] for p in parts], [p[1] for p in parts if p[1]]), [p[2] for p in parts]
 
@@ -84,16 +83,17 @@ class _Scorer:
 
     def _one(self, task: Task, weights: Weights, splits: Sequence[str] = SPLITS) -> tuple[Splits, Splits, Weights]:
         raw: Splits = {}
-        weights = move(weights, task.device)
+        there = task.mount(weights)
         if task.batches:
             if splits == SPLITS:
                 with self.phase("evaluate"):
-                    raw, _ = score_splits(task.model, weights, task.data, HELD_OUT)
+                    raw, _ = score_splits(task.model, there, task.data, HELD_OUT)
             with self.phase("recalibrate"):
-                weights = recalibrate(task.model, weights, task.batches)
+                before, there = there, recalibrate(task.model, there, task.batches)
+                weights = {k: weights[k] if v is before[k] else v.to(HOST) for k, v in there.items()}
         with self.phase("evaluate"):
-            scores, self.logits = score_splits(task.model, weights, task.data, splits)
-        if non_finite_names(weights, task.base):  # the loss may be finite by accident
+            scores, self.logits = score_splits(task.model, there, task.data, splits)
+        if non_finite_names(there, task.base):  # the loss may be finite by accident
             scores = {split: replace(s, loss=math.inf) for split, s in scores.items()}
         return scores, raw, weights
 
@@ -111,7 +111,7 @@ def score_merges(
     Args:
         spec: Its `merges` are evaluated.
         tasks: Tasks with modules, base weights and re-estimation batches; scoring overwrites the modules' weights.
-        children: State dicts; merges of a pair take the first two.
+        children: State dicts, on any device; merges of a pair take the first two.
         phase: Times the phases `recalibrate` and `evaluate`.
         moments: Adam's second moments of each child, times its batch size, for merges that need them.
         windows: Of each child, number of last checkpoints -> state dict of their mean, on any device.
@@ -133,9 +133,9 @@ def score_merges(
         if best is None or _beats(merges[key], merges[best]):
             if best not in (None, middle, *ENDS):
                 del kept[best]
-            best, kept[key] = key, _to_host(whole)
+            best, kept[key] = key, whole
         if key == middle or key in ENDS:
-            kept[key] = kept[key] if key in kept else _to_host(whole)
+            kept[key] = whole
         if key in ENDS:
             ensemble.append(scorer.logits or kept[key][0])
     assert best is not None  # PairSpec demands the linear merge
@@ -177,12 +177,8 @@ def _add_window(
         merges[key] = replace(scored, scales=scales)
         curves = replace(curves, windows={**curves.windows, size: merges})
         if _beats(merges[key], curves.chosen_scores):
-            curves = replace(curves, chosen=key, chosen_window=size, weights=join_by_task(tasks, _to_host(whole)))
+            curves = replace(curves, chosen=key, chosen_window=size, weights=join_by_task(tasks, whole))
     return curves
-
-
-def _to_host(models: Sequence[Weights]) -> list[Weights]:
-    return [move(weights, HOST) for weights in models]
 
 
 def _beats(one: MergeScores, other: MergeScores) -> bool:
@@ -196,8 +192,7 @@ def _ensemble(task: Task, members: Sequence[Mapping[str, Tensor]]) -> Splits:
     if not members:
         return {}
     if task.data.context is not None:
-        there = [move(weights, task.device) for weights in members]
-        return {s: score_ensemble(task.model, there, *task.data.scored(s)) for s in SPLITS}
+        return {s: score_ensemble(task.model, members, *task.data.scored(s)) for s in SPLITS}
     return {s: score(torch.stack([child[s] for child in members]).mean(0), task.data.scored(s)[1]) for s in SPLITS}
 
 
@@ -255,13 +250,13 @@ def _take_few(task: Task) -> Tensor:
 
 
 def _grams(spec: PairSpec, index: int, task: Task, weights: Weights) -> dict[str, Gram]:
-    grams = gram_matrices(task.model, move(weights, task.device), _take_few(task))
+    grams = gram_matrices(task.model, task.mount(weights), _take_few(task))
     return {key: Gram(gram.matrix.to(HOST), gram.axis) for key, gram in grams.items() if not task.is_own(key)}
 
 
 def _fisher(spec: PairSpec, index: int, task: Task, weights: Weights) -> dict[str, Tensor]:
     draws = Generator().manual_seed(spec.stream(f"merge/fisher/{index}"))
-    diagonal = diagonal_fisher(task.model, move(weights, task.device), _take_few(task), draws)
+    diagonal = diagonal_fisher(task.model, task.mount(weights), _take_few(task), draws)
     return task.shared(move(diagonal, HOST))
 
 
@@ -271,6 +266,6 @@ def _alignment(tasks: Sequence[Task], own: Sequence[Task], ends: Sequence[Weight
     for i, j in pairs_of(max(2, len(tasks))):
         for task in [tasks[i], tasks[j]] if len(tasks) > 1 else tasks:
             x, _ = task.data.scored("val")
-            a, b = (features_of(own[t].model, move(ends[t], own[t].device), x) for t in (i, j))
+            a, b = (features_of(own[t].model, own[t].mount(ends[t]), x) for t in (i, j))
             values.append(linear_cka(a, b))
     return sum(values) / len(values)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from trainables.models.heads import head_of
 from trainables.models.seeding import seed_generators
-from trainables.models.tensors import aliases, list_some, wide_type, widen
+from trainables.models.tensors import HOST, aliases, list_some, wide_type, widen
 
 Weights = Mapping[str, Tensor]
 _INSTALL = "an adapter needs the package peft: pip install 'sweeper[text]'"
@@ -54,7 +54,8 @@ class AdaptedModule:
         module: Module with adapters; training changes the factors alone.
         scaling: Factor of B A.
         transposed: Name of each adapted layer -> whether its weight is [inputs, outputs].
-        factors: Entries of the state dict that the plain module lacks, as they start: B is 0, so that the update is 0.
+        factors: Entries of the state dict that the plain module lacks, as they start, on the host: B is 0, so that the
+            update is 0.
     """
 
     module: nn.Module
@@ -126,7 +127,7 @@ def adapt(model: nn.Module, settings: Mapping[str, Any], seed: int, classes: int
             if id(parameter) in views:
                 setattr(module, name, views[id(parameter)])
     plain = set(model.state_dict())
-    factors = {k: v.detach().clone() for k, v in twin.state_dict().items() if _plain(k) not in plain}
+    factors = {k: v.detach().to(HOST, copy=True) for k, v in twin.state_dict().items() if _plain(k) not in plain}
     return AdaptedModule(twin, scaling_of(settings["alpha"], settings["r"], settings["rslora"]), transposed, factors)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,8 @@ from torch.nn.parameter import is_lazy
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types of parameters."""
+HOST = torch.device("cpu")
+"""Where weights stay between their uses; the device holds those of one model."""
 _WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _SHOWN = 3
 
@@ -61,6 +65,40 @@ def move(weights: Mapping[str, Tensor], device: torch.device | str) -> dict[str,
     return {k: there[id(v)] for k, v in weights.items()}
 
 
+def mount(model: nn.Module, weights: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Return a state dict on a device: weights that are elsewhere overwrite the module's, and the result is these.
+
+    So the device holds one set of weights. The result changes with the module, and holds until the next call. Weights
+    that are there stay themselves; those of another type than the module's get memory of their own.
+
+    Args:
+        model: Module of the architecture, on the device.
+        weights: State dict, or a part of one.
+        device: The device.
+    """
+    if all(v.device == device for v in weights.values()):
+        return dict(weights)
+    own = model.state_dict()
+    if any(v.dtype != own[k].dtype for k, v in weights.items()):
+        return move(weights, device)
+    with torch.no_grad():
+        for name, value in weights.items():
+            own[name].copy_(value)
+    return {k: own[k] for k in weights}
+
+
+def copy_to_host(value: Any) -> Any:
+    """Return a copy of nested dicts, lists and tuples, with all tensors on the host."""
+    if isinstance(value, Tensor):
+        return value.detach().to(HOST, copy=True)
+    if isinstance(value, dict):
+        return {k: copy_to_host(v) for k, v in cast(dict[Any, Any], value).items()}
+    if isinstance(value, list | tuple):
+        copies = [copy_to_host(v) for v in cast(Sequence[Any], value)]
+        return tuple(copies) if isinstance(value, tuple) else copies
+    return copy.deepcopy(value)
+
+
 def non_finite_entries(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return copies of the entries with numbers that are not finite; attention masks may hold some."""
     settled = {k: v for k, v in weights.items() if not is_lazy(v)}
@@ -78,7 +116,7 @@ def non_finite_names(weights: Mapping[str, Tensor], constants: Mapping[str, Tens
 
 
 def _same(one: Tensor, other: Tensor | None) -> bool:
-    return other is not None and torch.equal(one, other)
+    return other is not None and torch.equal(one, other.to(one.device))
 
 
 # -- tied parameters ------------------------------------------------------------------------------------------------

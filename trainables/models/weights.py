@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from trainables.models.tensors import FLOATS, aliases, kind_of, list_some, non_finite_names
+from trainables.models.tensors import FLOATS, HOST, aliases, kind_of, list_some, non_finite_names
 from trainables.models.weight_files import read_weights, sha256_of
 
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 
 
 def load_start(model: nn.Module, path: str | Path, head: str) -> tuple[dict[str, Tensor], str]:
-    """Return the model's state dict with the file's values, and the file's SHA-256; the model stays unchanged.
+    """Return the model's state dict with the file's values, on the host, and the file's SHA-256; the model stays.
 
     If the file's head is missing or has another shape, it belongs to another task: the head keeps the model's values.
     BatchNorm counters, which old files lack, keep them too. A parameter with several names needs one of them.
 
     Args:
-        model: Module with its initial weights; decides devices and dtypes.
+        model: Module with its initial weights; decides the dtypes.
         path: File, see `read_weights`.
         head: Module name of the final classifier, from `trainables.models.heads.head_of`; with an empty name the whole
             model must match.
@@ -42,10 +42,10 @@ def load_start(model: nn.Module, path: str | Path, head: str) -> tuple[dict[str,
     given = {k: found[k] for k in expected if k in found}
     _check_types(str(path), model, given)
     _compare(str(path), type(model).__name__, expected, {k: v for k, v in found.items() if k not in fresh})
-    loaded = {k: v.to(own[k].device, own[k].dtype) for k, v in given.items()}
+    loaded = {k: v.to(HOST, own[k].dtype) for k, v in given.items()}
     _check_finite(str(path), model, given, loaded)
     whole = {**own, **loaded}
-    return {k: v.detach().clone() for k, v in whole.items()}, sha256_of(path)
+    return {k: v.detach().to(HOST, copy=True) for k, v in whole.items()}, sha256_of(path)
 
 
 def _fill(found: dict[str, Tensor], own: Mapping[str, Tensor], second: Mapping[str, str], file: str) -> None:

@@ -81,5 +81,5 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
         scores=finite(curves.columns()), seconds=lab.clock.seconds, **about, **finite({"cka_val": curves.cka}),
         **curves.describe_choice(),
     )  # fmt: skip
-    weights = None if fault else {k: v.cpu() for k, v in curves.weights.items()}
+    weights = None if fault else dict(curves.weights)
     return PairOutput(result, tuple(curves.rows(spec)), weights=weights)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainables.measurement.augmentation_probe import STRENGTHS, Probe, cached_probe, probe
+from trainables.models.tensors import mount
 from trainables.pair.setup import prepare, resolve_device
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec, digest_of, stream
@@ -21,7 +22,8 @@ def base_probe(spec: PairSpec, task: Task, runtime: Runtime) -> Probe:
 
     def make() -> Probe:
         names, seed = trained_names(task.trainee), stream(spec.base_digest, "probe")
-        return probe(task.trainee, task.start(task.base), names, task.data, spec.augmentation, seed)
+        weights = mount(task.trainee, task.start(task.base), task.device)
+        return probe(task.trainee, weights, names, task.data, spec.augmentation, seed)
 
     def key(digest: str) -> str:
         # adapters of one base have gradients of their own

@@ -7,10 +7,9 @@ numbers equal those of one process that trains the children one after the other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from trainables.measurement.monitor import Reading, Watch
@@ -19,7 +18,7 @@ from trainables.pair.rungs import Rungs, anneal_leg
 from trainables.pair.setup import prepare, resolve_device
 from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec
-from trainables.training.child import Child, Epoch, child_to, read_epoch
+from trainables.training.child import Child, Epoch, read_epoch
 from trainables.training.legs import Leg, child_leg
 from trainables.training.loop import Course, Seeds
 from trainables.training.servo import FREE, Steering
@@ -91,7 +90,7 @@ class Follower:
             self.course.advance(until)
         reports = self.reports[:]
         self.reports.clear()
-        child = child_to(torch.device("cpu"), self.course.children[0]) if self.course.children else None
+        child = replace(self.course.children[0], state=None) if self.course.children else None
         return Answer(
             self.course.done, self.course.histories[0], self.course.diverged[0], child,
             self.watch.readings.get(self.child, []), reports, self.course.steering,
@@ -110,12 +109,11 @@ class Follower:
         self.watch.restore(state["measured"])
 
     def anneal(self, seeds: Sequence[Seeds]) -> dict[str, Tensor]:
-        """Return the child's weights after the shortened anneal of a rung, on the CPU."""
+        """Return the child's weights after the shortened anneal of a rung."""
         assert self.course is not None
         leg = anneal_leg(self.spec, self.course.leg, self.course.done, self.runtime.rungs)
         with torch_settings(self.runtime):
-            weights = self.course.anneal(leg, seeds)[0]
-        return {k: v.cpu() for k, v in weights.items()}
+            return self.course.anneal(leg, seeds)[0]
 
 
 class RemoteCourse:
@@ -132,7 +130,6 @@ class RemoteCourse:
     def __init__(self, course: Course, peers: Sequence[Peer], watch: Watch, child: int, report: Report) -> None:
         self.training, self.leg = course.training, course.leg
         self.peers, self.watch, self.child, self.report = peers, watch, child, report
-        self.device = course.training.device
         self.done = 0
         self.histories: list[list[Epoch]] = [[]]
         self.diverged: list[int | None] = [None]
@@ -159,7 +156,7 @@ class RemoteCourse:
         self.done, self.histories, self.diverged = answer.done, [answer.history], [answer.diverged]
         self.steering = answer.steering
         self.watch.readings[self.child] = answer.readings
-        self.children = [child_to(self.device, answer.child)] if answer.child is not None else []
+        self.children = [answer.child] if answer.child is not None else []
         for record in answer.reports:
             self.report(record)
 
@@ -181,7 +178,7 @@ class RemoteCourse:
         if self.children:
             return [c.weights for c in self.children]
         self.peers[0].begin("anneal", seeds)
-        return [{k: v.to(self.device) for k, v in self.peers[0].end().items()}]
+        return [self.peers[0].end()]
 
 
 class SharedCourse:

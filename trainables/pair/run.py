@@ -221,7 +221,7 @@ class _Trial:
             **curves.describe_choice(),
         )  # fmt: skip
         # a trial that cannot win stores no weights
-        weights = {k: v.cpu() for k, v in curves.weights.items()} if outcome is Outcome.OK else None
+        weights = dict(curves.weights) if outcome is Outcome.OK else None
         return PairOutput(result, tuple(curves.rows(spec)), self._histories(), weights, points, self.rungs)
 
     def _name_children(self) -> list[tuple[str, Child, int]]:

@@ -138,6 +138,6 @@ class Rungs:
         scores: list[Score] = []
         for task, child in zip(tasks, pair, strict=False):
             batches = self.lab.recalibration_batches(spec, task, RECALIBRATION_BATCHES)
-            weights = recalibrate(task.model, task.whole(merged, child), batches)
+            weights = recalibrate(task.model, task.mount(task.whole(merged, child)), batches)
             scores.append(score_weights(task.model, weights, *task.data.scored("val")))
         return Score(sum(s.loss for s in scores) / len(scores), sum(s.accuracy for s in scores) / len(scores))

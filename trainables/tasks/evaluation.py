@@ -19,10 +19,13 @@ from trainables.models.heads import head_of, outputs_of, penultimate
 from trainables.models.losses import by_label
 from trainables.models.registry import has_batchnorm
 from trainables.models.seeding import seed_generators
+from trainables.models.tensors import HOST, mount
 from trainables.result import SPLITS
 
 # examples of a forward pass; for text also numbers in its logits (128 MiB in float64)
 EVAL_BATCH, EVAL_NUMBERS = 1024, 2**24
+# numbers in the logits of an ensemble's members that wait on the host (2 GiB in float32)
+BLOCK_NUMBERS = 2**29
 
 
 @dataclass(frozen=True)
@@ -69,15 +72,31 @@ def score_inputs(forward: Callable[[Tensor], Tensor], x: Inputs | Tensor, y: Ten
     """
     if y.ndim == 1:
         return score(torch.cat([forward(part) for part in _parts(x)]), y)
-    sums: list[Tensor] = []
-    done, size = 0, 1
+    tally, done, size = _Tally(y), 0, 1
     while done < len(y):
-        logits, target = by_label(forward(x[slice(done, done + size)]), y[done : done + size])
-        sums.append(torch.stack([_losses(logits, target).sum(), _right(logits, target).sum()]))
+        numbers = tally.add(forward(x[slice(done, done + size)]), y[done : done + size])
         done += size
-        size = max(1, min(EVAL_BATCH, EVAL_NUMBERS // (y.shape[1] * logits.shape[1])))
-    loss, right = (float(v) / y.numel() for v in torch.stack(sums).sum(0))
-    return Score(math.inf if math.isnan(loss) else loss, right)
+        size = max(1, min(EVAL_BATCH, EVAL_NUMBERS // numbers))
+    return tally.score
+
+
+class _Tally:
+    """Sums of losses and of right answers over batches."""
+
+    def __init__(self, y: Tensor) -> None:
+        self.total, self.sums = y.numel(), list[Tensor]()
+
+    def add(self, logits: Tensor, y: Tensor) -> int:
+        """Add a batch; return the numbers in the logits of one example."""
+        logits, target = by_label(logits, y)
+        self.sums.append(torch.stack([_losses(logits, target).sum(), _right(logits, target).sum()]))
+        return logits.numel() // len(y)
+
+    @property
+    def score(self) -> Score:
+        """The score of all batches; NaN as a loss is infinite."""
+        loss, right = (float(v) / self.total for v in torch.stack(self.sums).sum(0))
+        return Score(math.inf if math.isnan(loss) else loss, right)
 
 
 def score_weights(model: nn.Module, weights: Mapping[str, Tensor], x: Inputs | Tensor, y: Tensor) -> Score:
@@ -85,10 +104,39 @@ def score_weights(model: nn.Module, weights: Mapping[str, Tensor], x: Inputs | T
     return score_inputs(_forward(model, weights), x, y)
 
 
+@torch.no_grad()
 def score_ensemble(model: nn.Module, members: Sequence[Mapping[str, Tensor]], x: Inputs, y: Tensor) -> Score:
-    """Return the score of the mean logits of several weights."""
-    forwards = [_forward(model, weights) for weights in members]
-    return score_inputs(lambda part: torch.stack([forward(part) for forward in forwards]).mean(0), x, y)
+    """Return the score of the mean logits of several weights, on labels or tokens.
+
+    The device holds one of them at a time. They take turns on blocks of batches, whose logits wait on the host.
+
+    Args:
+        model: Module of the architecture, on the device; its weights may be overwritten.
+        members: State dicts, on any device.
+        x: Inputs on the device.
+        y: Labels [n] or tokens [n, context].
+    """
+
+    def logits_of_block(parts: Sequence[slice]) -> Iterator[Tensor]:
+        logits = [_list_logits(model, weights, [x[part] for part in parts]) for weights in members]
+        for own in zip(*logits, strict=True):
+            yield torch.stack(own).mean(0).to(y.device)
+
+    tally, done, size, many, numbers = _Tally(y), 0, 1, 1, 1
+    while done < len(y):
+        starts = range(done, min(len(y), done + many * size), size)
+        parts = [slice(start, min(len(y), start + size)) for start in starts]
+        for part, logits in zip(parts, logits_of_block(parts), strict=True):
+            numbers = tally.add(logits, y[part])
+        done = parts[-1].stop
+        size = max(1, min(EVAL_BATCH, EVAL_NUMBERS // numbers))
+        many = max(1, BLOCK_NUMBERS // (numbers * size * len(members)))
+    return tally.score
+
+
+def _list_logits(model: nn.Module, weights: Mapping[str, Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+    forward = _forward(model, mount(model, weights, parts[0].device))
+    return [forward(part).to(HOST) for part in parts]
 
 
 def score(logits: Tensor, y: Tensor) -> Score:
@@ -129,7 +177,7 @@ def recalibrate(model: nn.Module, weights: Mapping[str, Tensor], batches: Sequen
     """Return `weights` with BatchNorm statistics re-estimated on augmented training batches.
 
     Parents and merged models use the same `batches`: recalibrating only the merge would fabricate gain. A model without
-    BatchNorm keeps its weights.
+    BatchNorm keeps its weights. The parameters of the result are those of `weights`; its buffers are copies.
 
     Source: Jordan et al. 2022 (REPAIR), arXiv 2211.08403; `torch.optim.swa_utils.update_bn`.
     """
@@ -140,7 +188,8 @@ def recalibrate(model: nn.Module, weights: Mapping[str, Tensor], batches: Sequen
     with seed_generators(0, batches[0].device):
         update_bn(batches, model)
     model.eval()
-    return {k: v.detach().clone() for k, v in model.state_dict().items()}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {k: weights[k] if k in parameters else v.detach().clone() for k, v in model.state_dict().items()}
 
 
 def gains(a: Scores, b: Scores, merged: Scores) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from trainables.models.freezing import freeze
 from trainables.models.heads import head_of
 from trainables.models.registry import build
 from trainables.models.seeding import seed_generators
-from trainables.models.tensors import aliases, hold, widen
+from trainables.models.tensors import aliases, hold, mount, widen
 from trainables.models.weights import load_start
 from trainables.runtime import Runtime
 from trainables.spec import SEVERAL_TASKS, PairSpec, adapter_settings, stream
@@ -31,7 +32,7 @@ class Task:
     Attributes:
         name: `a`, `b` and so on if each child has its task, else empty.
         head: Prefix of the keys that a merge leaves to this task; empty if a merge covers all keys.
-        base: Base weights theta_0 of `model`; empty until they are trained.
+        base: Base weights theta_0 of `model`, on the host; empty until they are trained.
         batches: Augmented training batches for the BatchNorm re-estimation.
         weights_sha256: SHA-256 of the start weights' file; empty without a file.
         adapted: Module with adapters, if children train these.
@@ -55,6 +56,10 @@ class Task:
     def trainee(self) -> nn.Module:
         """The module that children train: `model`, or the one with adapters."""
         return self.adapted.module if self.adapted else self.model
+
+    def mount(self, weights: Weights) -> dict[str, Tensor]:
+        """Return a state dict of `model` on the device, in the memory of `model`; see `tensors.mount`."""
+        return mount(self.model, weights, self.device)
 
     def start(self, base: Weights) -> Weights:
         """Return the state dict of `trainee` at weights of `model`."""
@@ -145,7 +150,9 @@ def add_models(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> str |
             if spec.weights and not pretrained:
                 state, loaded = load_start(model, spec.weights, head_of(model, task.data.classes))
                 model.load_state_dict(state)
-        task.model, task.weights_sha256 = model.to(runtime.device), loaded or ""
+        # so that scores do not depend on whether the module has trained in this process
+        layout: dict[str, Any] = {"memory_format": torch.channels_last} if runtime.device.startswith("cuda") else {}
+        task.model, task.weights_sha256 = model.to(runtime.device, **layout), loaded or ""
         freeze(task.model, spec.freeze)
     if len(tasks) > 1:
         for task in tasks:

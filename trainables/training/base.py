@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainables.datasets.cache import make_once
+from trainables.models.tensors import HOST
 from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec, stream
 from trainables.tasks.tasks import Task, add_models, join_by_task, split_by_task
@@ -27,7 +28,7 @@ _KEEP = 4
 
 @dataclass(frozen=True)
 class Trunk:
-    """Start of the children in protocol `branch`: weights of `Task.trainee` and optimizer state at the branch step."""
+    """Start of the children in protocol `branch`: weights of `Task.trainee` and optimizer state, on the host."""
 
     weights: dict[str, Tensor]
     state: OptimizerState
@@ -39,7 +40,7 @@ _TRUNKS: dict[tuple[Any, ...], Trunk] = {}
 
 
 def base_weights(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> list[dict[str, Tensor]]:
-    """Return theta_0 as one state dict per task; train it only if neither memory nor `runtime.bases` holds it.
+    """Return theta_0 on the host, one state dict per task; train it only if no cache holds it.
 
     Args:
         spec: The trial.
@@ -59,10 +60,10 @@ def base_weights(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> lis
 
         def write(path: Path) -> None:
             weights = join_by_task(tasks, train_base(spec, [t.model for t in tasks], [t.data for t in tasks]))
-            save_file({k: v.cpu().contiguous().clone() for k, v in weights.items()}, path)
+            save_file({k: v.contiguous().clone() for k, v in weights.items()}, path)
 
         path = make_once(Path(runtime.bases) / f"{key}.safetensors", write)
-        return split_by_task(tasks, load_file(path, device=runtime.device))
+        return split_by_task(tasks, load_file(path))
 
     return _recall(_BASES, key, runtime, make)
 
@@ -73,7 +74,7 @@ def own_base(spec: PairSpec, child: str, task: Task, runtime: Runtime) -> dict[s
     Args:
         spec: The trial; the weights depend on its digest and the child's name.
         child: Name of the child.
-        task: Its task; the module stays unchanged.
+        task: Its task; the module's weights are overwritten.
         runtime: Where to train.
 
     Raises:
@@ -81,8 +82,10 @@ def own_base(spec: PairSpec, child: str, task: Task, runtime: Runtime) -> dict[s
     """
     own = replace(spec, base=replace(spec.base, seed=spec.stream(f"{child}/base") % 2**32))
     fresh = Task(task.name, task.data, task.model)
-    add_models(own, [fresh], runtime)
-    return train_base(own, [fresh.model], [fresh.data])[0]
+    add_models(own, [fresh], replace(runtime, device=f"{HOST}"))
+    # in the task's module, so that the device holds one
+    task.model.load_state_dict(fresh.model.state_dict())
+    return train_base(own, [task.model], [task.data])[0]
 
 
 def trunk(spec: PairSpec, task: Task, runtime: Runtime, report: Report = lambda _: None) -> Trunk:
@@ -134,7 +137,7 @@ def trunk(spec: PairSpec, task: Task, runtime: Runtime, report: Report = lambda 
             path.write_bytes(content.getbuffer())
 
         path = make_once(Path(runtime.bases) / f"{key}.trunk.pt", write)
-        return Trunk(**torch.load(path, map_location=runtime.device, weights_only=True))
+        return Trunk(**torch.load(path, map_location=HOST, weights_only=True))
 
     return _recall(_TRUNKS, key, runtime, make)
 

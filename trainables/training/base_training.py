@@ -30,7 +30,7 @@ def train_base(spec: PairSpec, models: Sequence[nn.Module], data: Sequence[Data]
         data: One data set per task.
 
     Returns:
-        One state dict per task, after `spec.base.steps` steps.
+        One state dict per task on the host, after `spec.base.steps` steps.
 
     Raises:
         ValueError: The base diverged, or its batch is larger than the training set.
@@ -56,6 +56,7 @@ def train_base(spec: PairSpec, models: Sequence[nn.Module], data: Sequence[Data]
             losses = [m.losses(x[None], y[None]).sum() for m, (x, y) in zip(members, batches, strict=True)]
             torch.stack(losses).sum().backward()  # pyright: ignore[reportUnknownMemberType]
             optimizer.step()
+    optimizer.zero_grad(set_to_none=True)  # no gradients beside the models that are scored
     weights = [m.weights()[0] for m in members]
     if any(non_finite_names(w, c) for w, c in zip(weights, constants, strict=True)):
         rate, steps = spec.base.learning_rate, spec.base.steps

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from trainables.tasks.evaluation import Score
@@ -30,14 +29,14 @@ class Epoch:
 
 @dataclass
 class Child:
-    """A trained child.
+    """A trained child; its tensors are on the host.
 
     Attributes:
         weights: State dict: parameters and buffers.
         history: Its epochs.
         diverged_at: Step at which it diverged; None if it did not.
         state: State of its optimizer, with `Training.keep_state`.
-        windows: Number of last checkpoints -> state dict of their mean, on the host; see `Training.window`.
+        windows: Number of last checkpoints -> state dict of their mean; see `Training.window`.
         steering: What a servo did to its learning rate.
         moments: Adam's second moments times the batch size, by parameter name, with `Training.keep_moments`.
     """
@@ -56,12 +55,6 @@ class Child:
         ends = [0, *(e.step for e in self.history)]
         clipped = sum(e.clipped * (e.step - start) for start, e in zip(ends, self.history, strict=False))
         return clipped / max(1, ends[-1])
-
-
-def child_to(device: torch.device, child: Child) -> Child:
-    """Return the child with its tensors on a device, without its optimizer state."""
-    moments = None if child.moments is None else {k: v.to(device) for k, v in child.moments.items()}
-    return replace(child, weights={k: v.to(device) for k, v in child.weights.items()}, moments=moments, state=None)
 
 
 def read_epoch(plain: Mapping[str, Any]) -> Epoch:

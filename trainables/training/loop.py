@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -14,13 +13,13 @@ from torch import Generator, Tensor, nn
 
 from trainables.datasets.dataset import Data
 from trainables.models.seeding import Stream, seed_generators
-from trainables.models.tensors import non_finite_entries, non_finite_names
+from trainables.models.tensors import HOST, copy_to_host, non_finite_entries, non_finite_names
 from trainables.spec import PairSpec
 from trainables.tasks.batches import Batch, epoch_batches, group_batches, steps_per_epoch
 from trainables.tasks.evaluation import score_inputs
-from trainables.training.child import Child, Epoch, child_to, read_epoch
+from trainables.training.child import Child, Epoch, read_epoch
 from trainables.training.legs import Leg
-from trainables.training.members import Members, OptimizerState, make_members, second_moments, stackable
+from trainables.training.members import Members, OptimizerState, Parking, make_members, second_moments, stackable
 from trainables.training.optimizers import build
 from trainables.training.ranks import Ranks
 from trainables.training.servo import Steering, make_servo
@@ -48,8 +47,8 @@ class Training:
 
     Attributes:
         spec: Hyperparameters.
-        model: Module of the architecture; training overwrites its weights.
-        start: State dict to start from; stays unchanged.
+        model: Module of the architecture on the device; training overwrites its weights.
+        start: State dict to start from, on the host; stays unchanged.
         data: Data set of each child, on the model's device.
         seeds: Seeds of each child.
         leg: Steps and learning rates.
@@ -109,6 +108,8 @@ def make_courses(training: Training) -> list[Course]:
 class Course:
     """The training of children that step together; it can pause and resume.
 
+    In a pause and at the end, weights and optimizer state are on the host: the device holds the course that trains.
+
     Attributes:
         training: What it trains.
         leg: Its steps and learning rates.
@@ -160,12 +161,14 @@ class Course:
             self._finish(run)
         else:
             self._held = run.members.copy_tensors()
+            run.parking.park()
 
     def _resume(self) -> _Run:
         if self._run is None:
             self._run = _Run(self.training)
         else:
             self._run.members.load_tensors(self._held)
+            self._run.parking.fetch()
         self._held = []  # no second copy while it trains
         return self._run
 
@@ -186,11 +189,12 @@ class Course:
         return [self.training.fold(w) for w in run.members.weights()]
 
     def _finish(self, run: _Run) -> None:
+        run.optimizer.zero_grad(set_to_none=True)  # no gradients beside the models that are scored
         constants = non_finite_entries(self.training.start)
         for i, state_dict in enumerate(run.members.weights()):
             if self.diverged[i] is None and non_finite_names(state_dict, constants):
                 self.diverged[i] = self.leg.steps
-        state = copy.deepcopy(run.optimizer.state_dict()) if self.training.keep_state else None
+        state = copy_to_host(run.optimizer.state_dict()) if self.training.keep_state else None
         weights = self._weights(run)
         moments = run.scaled_moments() if self.training.keep_moments else [None] * len(weights)
         # a child that stops early has diverged, and no averages
@@ -229,14 +233,15 @@ class Course:
         if "weights" in state:
             kept = zip(state["weights"], state["moments"], state["windows"], strict=True)
             self.children = [
-                child_to(device, Child(w, h, d, moments=m, windows=means, steering=self.steering))
+                Child(w, h, d, moments=m, windows=means, steering=self.steering)
                 for (w, m, means), h, d in zip(kept, self.histories, self.diverged, strict=True)
             ]
         elif "held" in state:
             self._run = _Run(self.training)
             self._run.restore(state)
             self._windows.restore(state["window"])
-            self._held = [v.to(device) for v in state["held"]]
+            self._held = list(state["held"])
+            self._run.parking.park()
 
 
 class _Run:
@@ -254,6 +259,7 @@ class _Run:
         self.epoch = self.open_epoch(1, 0)
         self.rate = 0.0
         self._plain = len(training.seeds) == 1 and not (training.spec.autocast or training.spec.compile)
+        self.parking = Parking(self.optimizer)
 
     def open_epoch(self, number: int, start: int, skip: int = 0) -> _OpenEpoch:
         """Return an epoch that begins after `start` steps of the course, without its first `skip` batches."""
@@ -275,11 +281,11 @@ class _Run:
         return losses.detach()
 
     def scaled_moments(self) -> list[dict[str, Tensor]]:
-        """Return B times Adam's second moments for each member, copies.
+        """Return B times Adam's second moments for each member, copies on the host.
 
         They estimate the mean squared gradient of an example where the mean gradient is small.
         """
-        moments = second_moments(self.members, self.optimizer)
+        moments = second_moments(self.members, self.optimizer, HOST)
         assert moments is not None, "the trial's check of its merges knows the optimizer"
         return [{n: self.training.spec.batch_size * v for n, v in own.items()} for own in moments]
 
@@ -289,7 +295,8 @@ class _Run:
         The batches of the leg have the size of its first one. `factor` multiplies its learning rates.
         """
         if leg.steps:
-            before = copy.deepcopy(self.optimizer.state_dict())
+            before = copy_to_host(self.optimizer.state_dict())
+            self.parking.fetch()
             spec = replace(self.training.spec, batch_size=leg.size(0, self.training.spec.batch_size))
             with seed_generators(seeds[0].order, self.training.device):
                 streams = [self._repeat_epochs(spec, d, s) for d, s in zip(self.training.data, seeds, strict=True)]
@@ -297,6 +304,7 @@ class _Run:
                 for step, batches in enumerate(islice(endless, leg.steps)):
                     self.step(batches, factor * leg.rate(step))
             self.optimizer.load_state_dict(before)
+            self.parking.park()
         return self.members.weights()
 
     def _repeat_epochs(self, spec: PairSpec, data: Data, seeds: Seeds) -> Iterator[Batch]:

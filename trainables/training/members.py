@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from trainables.models.losses import by_label, mean_loss
 from trainables.models.registry import has_batchnorm
-from trainables.models.tensors import aliases
+from trainables.models.tensors import HOST, aliases, copy_to_host
 from trainables.spec import PairSpec
 from trainables.training.optimizers import elementwise
 from trainables.training.ranks import Ranks, ranks
@@ -71,8 +71,15 @@ class Members(ABC):
         """Return logits [members, n, ...] of inputs [n, ...] in evaluation mode."""
 
     @abstractmethod
+    def views(self) -> list[dict[str, Tensor]]:
+        """Return each member's state dict in the memory that training changes."""
+
     def weights(self) -> list[dict[str, Tensor]]:
-        """Return a copy of each member's state dict."""
+        """Return a copy of each member's state dict, on the host."""
+        return [
+            {k: v.to(HOST, copy=True, memory_format=torch.contiguous_format) for k, v in own.items()}
+            for own in self.views()
+        ]
 
     @abstractmethod
     def load(self, optimizer: Optimizer, state: OptimizerState) -> None:
@@ -87,8 +94,8 @@ class Members(ABC):
         """Return parameters and buffers, always in the same order."""
 
     def copy_tensors(self) -> list[Tensor]:
-        """Return a copy of all parameters and buffers for `load_tensors`."""
-        return [t.detach().clone() for t in self.tensors()]
+        """Return a copy of all parameters and buffers for `load_tensors`, on the host."""
+        return copy_to_host(self.tensors())
 
     @torch.no_grad()
     def load_tensors(self, values: list[Tensor]) -> None:
@@ -112,8 +119,6 @@ class _Single(Members):
         self.names, self.parameters = [n for n, _ in named], [p for _, p in named]
         self.device = self.parameters[0].device
         self.local_norms: list[Tensor] = []
-        if self.device.type == "cuda":
-            model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportUnknownMemberType]
         call: Any = torch.compile(model) if spec.compile else model  # pyright: ignore[reportUnknownMemberType]
         self.ranks = ranks() if distributed else Ranks()
         if self.ranks.size > 1:
@@ -138,10 +143,8 @@ class _Single(Members):
         with autocast(self.spec, self.device):
             return self.model(self._to_layout(x)).to(self.parameters[0].dtype)[None]
 
-    def weights(self) -> list[dict[str, Tensor]]:
-        return [
-            {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in self.model.state_dict().items()}
-        ]
+    def views(self) -> list[dict[str, Tensor]]:
+        return [self.model.state_dict()]
 
     def tensors(self) -> list[Tensor]:
         return [*self.model.parameters(), *self.model.buffers()]
@@ -204,12 +207,12 @@ class _Stack(Members):
         self.model.train()
         return out
 
-    def weights(self) -> list[dict[str, Tensor]]:
+    def views(self) -> list[dict[str, Tensor]]:
         return [{n: self._entry(n, i) for n in self.model.state_dict()} for i in range(self.members)]
 
     def _entry(self, name: str, member: int) -> Tensor:
         first = self.second.get(name, name)
-        return self.named[first][member].detach().clone() if first in self.named else self.buffers[first].clone()
+        return self.named[first][member].detach() if first in self.named else self.buffers[first]
 
     def tensors(self) -> list[Tensor]:
         return [*self.named.values(), *self.buffers.values()]
@@ -231,8 +234,38 @@ class _Stack(Members):
         return [{n: v[i] for n, v in zip(self.names, values, strict=True)} for i in range(self.members)]
 
 
-def second_moments(members: Members, optimizer: Any) -> list[dict[str, Tensor]] | None:
+class Parking:
+    """Keeps the state of an optimizer on the host while its members do not train."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self._parked: list[tuple[dict[str, Any], str, torch.device]] = []
+
+    def park(self) -> None:
+        """Move the state to the host, until `fetch`, and drop the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for entry in self.optimizer.state.values():
+            for key, value in entry.items():
+                if isinstance(value, Tensor) and value.device != HOST:
+                    self._parked.append((entry, key, value.device))
+                    entry[key] = value.to(HOST)
+
+    def fetch(self) -> None:
+        """Move the state back to the device."""
+        for entry, key, device in self._parked:
+            entry[key] = entry[key].to(device)
+        self._parked = []
+
+
+def second_moments(
+    members: Members, optimizer: Any, device: torch.device | None = None
+) -> list[dict[str, Tensor]] | None:
     """Return Adam's bias-corrected second moments by name for each member; None for other optimizers.
+
+    Args:
+        members: The members.
+        optimizer: Their optimizer.
+        device: Device of the result; None is that of training.
 
     Source: Kingma & Ba 2015, arXiv 1412.6980, algorithm 1.
     """
@@ -241,7 +274,7 @@ def second_moments(members: Members, optimizer: Any) -> list[dict[str, Tensor]] 
     if betas is None or not all("exp_avg_sq" in s and "step" in s for s in states):
         return None
     correction = 1 - betas[1] ** float(states[0]["step"])
-    return [{n: v / correction for n, v in own.items()} for own in members.moments(optimizer, "exp_avg_sq")]
+    return [{n: v.to(device) / correction for n, v in own.items()} for own in members.moments(optimizer, "exp_avg_sq")]
 
 
 def make_members(

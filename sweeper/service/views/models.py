@@ -1,7 +1,8 @@
 """Winners of sweeps as model folders in an archive; a separate process writes them, with transformers and peft.
 
-That process is `python -m sweeper.service.views.models RUN DIGEST TARGET [RANK]`. It uses the weights that the run
-folder keeps; with a rank it trains a base that the folder lacks. It loads nothing from a network.
+That process is `python -m sweeper.service.views.models RUN DIGEST TARGET MEMORY [RANK]`. It uses the weights that the
+run folder keeps; with a rank it trains a base that the folder lacks. It loads nothing from a network. Its
+memory is that of an inline sweep.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from sweeper.client.archive import pack_folder
 from sweeper.errors import SpecError
 from sweeper.service.db.sweeps import UnknownSweepError
 from sweeper.service.policy.errors import RefusedError
+from sweeper.service.scheduler.memory import limit_memory
 from sweeper.storage.location import place_of
 from sweeper.storage.tables import weights_of
+from trainables.pair.record import is_out_of_memory
 from trainables.spec import PairSpec
 
 if TYPE_CHECKING:
@@ -56,10 +59,11 @@ class ModelFolders:
 
     Args:
         views: The sweeps.
+        memory: Memory of the process [bytes]; 0 is no limit.
     """
 
-    def __init__(self, views: Views) -> None:
-        self._views = views
+    def __init__(self, views: Views, memory: int = 0) -> None:
+        self._views, self._memory = views, memory
         self._lock = threading.Lock()
 
     def pack(self, entry: Entry, name: str, rank: int | None) -> Packed:
@@ -102,7 +106,7 @@ class ModelFolders:
     def _pack(self, run: str, sweep: str, digest: str, name: str, rank: int | None) -> Packed:
         with tempfile.TemporaryDirectory(prefix="sweeper-") as temporary:
             target = Path(temporary) / name
-            found = _write_apart(run, digest, target, rank)
+            found = _write_apart(run, digest, target, rank, self._memory)
             if "error" in found:
                 raise SpecError(self._views.outward.text(str(found["error"])))
             if sum(f.stat().st_size for f in target.rglob("*")) > MOST_BYTES:
@@ -118,8 +122,8 @@ class ModelFolders:
             return Packed(content, size, found["discarded"])
 
 
-def _write_apart(run: str, digest: str, target: Path, rank: int | None) -> dict[str, Any]:
-    command = [sys.executable, "-m", "sweeper.service.views.models", run, digest, str(target)]
+def _write_apart(run: str, digest: str, target: Path, rank: int | None, memory: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "sweeper.service.views.models", run, digest, str(target), str(memory)]
     command += [] if rank is None else [str(rank)]
     try:
         done = subprocess.run(
@@ -138,8 +142,10 @@ def _too_large(sweep: str) -> RefusedError:
     return RefusedError(413, text)
 
 
-def main(run: str, digest: str, target: str, rank: str = "") -> int:
+def main(run: str, digest: str, target: str, memory: str, rank: str = "") -> int:
     """Write a winner's model folder, and print its discarded share or the error as one line of JSON."""
+    if most := int(memory):
+        limit_memory(most)
     from sweeper.runner.results.results import load_results
     from sweeper.runner.results.winner import export_winner, find_row
     from sweeper.storage.run_folder import runnable_spec
@@ -152,6 +158,9 @@ def main(run: str, digest: str, target: str, rank: str = "") -> int:
         found = {"error": str(error)}
     except Exception as error:  # the parent has no other way to learn what happened
         found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+        if is_out_of_memory(error):
+            text = f"the model folder needs more memory than this server allows, {most / 1e9:.3g} GB"
+            found = {"error": f"{text if most else 'the server lacks the memory'}; run `sweeper best` on the server"}
     print(json.dumps(found), flush=True)
     return 0
 

@@ -28,11 +28,11 @@ SPECS: dict[str, dict[str, Any]] = {
     "text": {
         "dataset": "sentences", "dataset_options": {"context": 8, "train": 32, "val": 16, "test": 16}, "model": "gpt",
         "model_options": {"layers": 1, "width": 8, "heads": 2, "attention": "eager"}, "members": 3,
-        "merges": [*MERGES, "slerp"],
+        "merges": [*MERGES, "slerp", "fisher"],
     },
     "BatchNorm": {
-        "dataset": "digits", "model": "mlp", "model_options": {"widths": [8], "norm": "batch"}, "merges": SOME,
-        "window": {"size": 2},
+        "dataset": "digits", "model": "mlp", "model_options": {"widths": [8], "norm": "batch"},
+        "merges": [*SOME, "fisher"], "window": {"size": 2},
     },
     "aligned": {
         "dataset": "digits", "model": "mlp", "model_options": {"widths": [8]},
@@ -49,23 +49,20 @@ def _phase(name: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _near(weights: Weights, seed: int) -> dict[str, Tensor]:
+def _near(task: Task, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {
+    near = {
         k: v + 0.05 * torch.rand(v.shape, generator=generator) if v.is_floating_point() else v
-        for k, v in weights.items()
+        for k, v in task.base.items()
     }
+    return near | {second: near[first] for second, first in aliases(task.model).items()}
 
 
 def _on(device: str, task: Task) -> Task:
     model = copy.deepcopy(task.model).to(device)
-    # a move to a GPU keeps shared parameters, one to this device does not
-    for second, first in aliases(task.model).items():
-        path, _, leaf = second.rpartition(".")
-        setattr(model.get_submodule(path), leaf, model.get_parameter(first))
     data = task.data.to(device, torch.float32)
     batches = [b.to(device) for b in task.batches]
-    return replace(task, model=model, data=data, base=move(task.base, device), batches=batches)
+    return replace(task, model=model, data=data, batches=batches)
 
 
 def _score(spec: PairSpec, lab: Lab, children: Sequence[Weights], means: Sequence[Weights]) -> MergeCurves:
@@ -80,8 +77,8 @@ def test_merges_and_scores_are_those_of_one_device(kind: str) -> None:
     for task in lab.tasks:
         task.batches = lab.recalibration_batches(spec, task, most=2)
     own = lab.children
-    children = [_near(own[i].base, i + 1) for i in range(spec.members)]
-    means = [_near(own[i].base, i + 11) for i in range(spec.members)]
+    children = [_near(own[i], i + 1) for i in range(spec.members)]
+    means = [_near(own[i], i + 11) for i in range(spec.members)]
     here = _score(spec, lab, children, means)
     with another_device() as device:
         lab.tasks = [_on(device, task) for task in lab.tasks]

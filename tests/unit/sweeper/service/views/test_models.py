@@ -11,6 +11,7 @@ import pytest
 
 from sweeper.client.archive import unpack_folder
 from sweeper.errors import SpecError
+from sweeper.runner.results import winner
 from sweeper.runner.results.results import load_results
 from sweeper.service.db.sweeps import Entry, UnknownSweepError
 from sweeper.service.policy.errors import RefusedError
@@ -60,13 +61,13 @@ def test_a_whole_model_is_written_by_the_process_too(
     row = service.views.best(entry)
     assert row is not None
     run = service.config.run_of(entry.id)
-    assert models.main(run, row["digest"], str(tmp_path / "whole")) == 0
+    assert models.main(run, row["digest"], str(tmp_path / "whole"), "0") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"discarded": None}
     load_results(run).save_model(tmp_path / "same")
     theirs, ours = files_of(tmp_path / "whole"), files_of(tmp_path / "same")
     assert theirs.pop("README.md").replace(b"whole", b"same") == ours.pop("README.md").replace(b"whole", b"same")
     assert theirs == ours
-    assert models.main(run, row["digest"], str(tmp_path / "whole")) == 0
+    assert models.main(run, row["digest"], str(tmp_path / "whole"), "0") == 0
     assert "exists; choose another folder" in json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
 
 
@@ -93,7 +94,27 @@ def test_a_process_that_hangs_or_dies(
     monkeypatch.setattr(models.sys, "executable", str(program))
     monkeypatch.setattr(models, "SECONDS", seconds)
     with pytest.raises(SpecError, match=message):
-        models._write_apart("run", "digest", tmp_path / "target", None)
+        models._write_apart("run", "digest", tmp_path / "target", None, 0)
+
+
+def test_the_process_has_the_memory_of_an_inline_sweep(
+    service: Service, entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert service.models._memory == service.supervisor.room.each > 0
+    limits: list[int] = []
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(models, "limit_memory", limits.append)
+    monkeypatch.setattr(winner, "export_winner", fail)
+    row = service.views.best(entry)
+    assert row is not None
+    assert models.main(service.config.run_of(entry.id), row["digest"], str(tmp_path / "m"), "4000000000") == 0
+    assert limits == [4_000_000_000]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"] == (
+        "the model folder needs more memory than this server allows, 4 GB; run `sweeper best` on the server"
+    )
 
 
 def test_what_has_no_folder_is_refused(service: Service, entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:

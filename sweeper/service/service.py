@@ -22,11 +22,11 @@ from sweeper.service.db.sweeps import Catalog, Entry
 from sweeper.service.db.tables import DAY_SECONDS, open_database
 from sweeper.service.db.users import Users
 from sweeper.service.logs import report_failure
+from sweeper.service.policy.memory import share_memory
 from sweeper.service.policy.quotas import hold_exhausted
 from sweeper.service.policy.space_files import SpaceFiles
 from sweeper.service.scheduler.housekeeping import Housekeeping
 from sweeper.service.scheduler.local_ray import LocalRay
-from sweeper.service.scheduler.memory import share_memory
 from sweeper.service.scheduler.rebuild import find_unlisted, rebuild, store_row
 from sweeper.service.scheduler.supervisor import Supervisor
 from sweeper.service.views.events import Hub

@@ -23,10 +23,10 @@ from sweeper.config.yaml_text import write_stored
 from sweeper.errors import SpecError
 from sweeper.formatting import pluralize
 from sweeper.service.db.sweeps import Catalog, Entry, StateError
+from sweeper.service.policy.memory import Room
 from sweeper.service.policy.quotas import remaining_demand, remaining_gpu_hours
 from sweeper.service.scheduler.cancels import GRACE_SECONDS, Cancels
 from sweeper.service.scheduler.finalise import Endings, drop_unread
-from sweeper.service.scheduler.memory import Room
 from sweeper.service.scheduler.process import Control
 from sweeper.service.scheduler.queue import Queue
 from sweeper.service.scheduler.ray_address import RayAddress

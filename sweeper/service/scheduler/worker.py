@@ -21,7 +21,7 @@ from sweeper.formatting import pluralize
 from sweeper.runner.results.results import Results, load_results
 from sweeper.runner.signals import sigterm_as_sigint
 from sweeper.runner.status import Callbacks
-from sweeper.service.scheduler.memory import limit_memory
+from sweeper.service.policy.memory import limit_memory
 from sweeper.service.scheduler.process import Control, Outcome
 from sweeper.storage.lease import await_free
 from sweeper.storage.location import place_of

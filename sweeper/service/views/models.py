@@ -21,7 +21,7 @@ from sweeper.client.archive import pack_folder
 from sweeper.errors import SpecError
 from sweeper.service.db.sweeps import UnknownSweepError
 from sweeper.service.policy.errors import RefusedError
-from sweeper.service.scheduler.memory import limit_memory
+from sweeper.service.policy.memory import limit_memory
 from sweeper.storage.location import place_of
 from sweeper.storage.tables import weights_of
 from trainables.pair.record import is_out_of_memory

@@ -11,7 +11,7 @@ from sweeper.config.fields import parse_bytes
 from sweeper.config.spec import SweepSpec
 from sweeper.service.db.sweeps import Catalog, Entry, NewSweep
 from sweeper.service.db.tables import open_database
-from sweeper.service.scheduler.memory import Room, machine_memory, share_memory
+from sweeper.service.policy.memory import Room, machine_memory, share_memory
 from sweeper.service.scheduler.queue import Queue
 from sweeper.service.scheduler.supervisor import Supervisor
 from sweeper.service.views.events import Hub

@@ -96,7 +96,8 @@ def test_recalibrated_statistics_are_those_computed_by_hand() -> None:
 
 def test_recalibration_does_not_depend_on_what_ran_before() -> None:
     model = MODELS["small_cnn"](10, 1, norm="batch").double()
-    batches, weights = list(random_data(64).x["train"].split(16)), model.state_dict()
+    batches = list(random_data(64).x["train"].split(16))
+    weights = {k: v.clone() for k, v in model.state_dict().items()}  # the result shares the parameters it is given
     first = recalibrate(model, weights, batches)
     other = {k: v + 0.1 if v.is_floating_point() else v for k, v in first.items()}
     recalibrate(model, other, batches)

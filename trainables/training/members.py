@@ -75,7 +75,7 @@ class Members(ABC):
         """Return each member's state dict in the memory that training changes."""
 
     def weights(self) -> list[dict[str, Tensor]]:
-        """Return a copy of each member's state dict, on the host."""
+        """Return the state dicts of the members, copies on the host."""
         return [
             {k: v.to(HOST, copy=True, memory_format=torch.contiguous_format) for k, v in own.items()}
             for own in self.views()

@@ -87,9 +87,8 @@ def choose_exponents(found: Exponents | None, belief: Mapping[str, Any], noise: 
             )
             for k, value in found.value.items()
         )
-        kind = "" if adaptive else " designed"
         doubt = "; results chose some settings, which may bias them" if adaptive else ""
-        count = pluralize(found.n, f"{kind.lstrip()} configuration".lstrip())
+        count = pluralize(found.n, "configuration" if adaptive else "designed configuration")
         return NoiseExponents("trials", f"The exponents rest on {count}{doubt}.", factors)
     why = (found.reason if found else "") or "no analysis is possible"
     if belief.get("exponents"):

@@ -26,8 +26,8 @@ def test_every_figure_of_the_page_has_its_file(run, tmp_path, drawn):
     files = images.write_pictures(read_run(str(run)), tmp_path / "new", "png")
     assert [f.name for f in files] == [
         "overview-gain-mean.png", "overview-parents.png", "collapse.png", "collapse-ranking.png", "decomposition.png",
-        "landscape-curves.png", "landscape-barriers.png", "search-progress.png", "search-importance.png",
-        "search-contour.png", "search-parallel.png",
+        "landscape-curves.png", "landscape-barriers.png", "search-progress.png", "search-exponents.png",
+        "search-importance.png", "search-contour.png", "search-parallel.png",
     ]  # fmt: skip
     assert [d["path"] for d in drawn] == files
     assert {(d["opts"]["format"], d["opts"]["scale"]) for d in drawn} == {("png", 2)}
@@ -105,7 +105,7 @@ def test_pictures_are_drawn(run, tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path)], check=True, timeout=PATIENCE)
     files = sorted(tmp_path.glob("*.png"))
-    assert len(files) == 11
+    assert len(files) == 12
     for file in files:
         data = file.read_bytes()
         assert data[:8] == b"\x89PNG\r\n\x1a\n"

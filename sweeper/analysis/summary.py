@@ -213,8 +213,6 @@ def format_sweep(record: Mapping[str, Any]) -> str:
     parts += [format_front(record["front"], record["objectives"])] if record["front"] else []
     parts += [f"first {outcome} trial: {detail}" for outcome, detail in record["first_details"].items()]
     parts += ["\n".join(wrap(f"warning: {line}", 0) for line in record["warnings"])] if record["warnings"] else []
-    for name, advice in record["recommendations"].items():
-        parts.append(f"hyperparameters that reach the best noise for {name}\n{advice['text']}")
     again = f"not saved; `sweeper best {shlex.quote(record['run'])} --save FILE` trains that trial again"
     trained_here = not (record["synthetic"] or record["imported"])
     weights = record["weights"] or (again if record["best"] and trained_here else None)

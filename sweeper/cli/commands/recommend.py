@@ -1,7 +1,8 @@
-"""Command `recommend`: settings to use, and learning rates that reach the best noise."""
+"""Command `recommend`: settings to use, or learning rates that reach the best noise."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sweeper.analysis.settings.settings import FORMATS
@@ -22,6 +23,8 @@ _ADVICE = (
     Option("--format", "|".join(FORMATS), "Print the settings as a table, as a sweep file, as a Python dict, or as "
            "arguments of torch.optim.", type=Choice(FORMATS), default="table", show_default=True,
            names=lambda: FORMATS),
+    Option("--by-noise", "", "Also print values that reach the best noise, all else as in the best trial.",
+           default=False),
 )  # fmt: skip
 FIXED = ("learning_rate", "momentum", "weight_decay")
 
@@ -46,7 +49,7 @@ def recommend(args: Arguments) -> int:
     except NoSettingsError as error:
         missing.append(str(error))
     matched: dict[str, Any] = {}
-    if wants_noise(args):
+    if wants_noise(args, record):
         try:
             objectives = [args.objective] if args.objective else []
             matched = advise(spec, trials, objectives, noise, batch_sizes=args.batch_size, **fixed)
@@ -57,23 +60,31 @@ def recommend(args: Arguments) -> int:
 
 
 def check_form(args: Arguments) -> None:
-    """Check that a format for one batch size gets one.
+    """Check that a format for one batch size gets one, and that the values by noise have a place to stand.
 
     Raises:
-        SpecError: It gets several.
+        SpecError: The format gets several batch sizes, or has no place for these values.
     """
+    if args.format != "table" and args.by_noise and not args.json:
+        raise SpecError(f"--by-noise prints a table: leave it out, or --format {args.format}")
     if args.format != "table" and len(args.batch_size or ()) > 1:
         raise SpecError(f"--format {args.format} takes one batch size, got {len(args.batch_size)}")
 
 
-def wants_noise(args: Arguments) -> bool:
-    """Return whether the command also shows learning rates, or a batch size, that reach the best noise."""
+def wants_noise(args: Arguments, record: Mapping[str, Any]) -> bool:
+    """Return whether the command shows values that reach the best noise: on request, or in place of settings.
+
+    Args:
+        args: The command's arguments.
+        record: Settings with their texts; see `emit_recommendation`.
+    """
+    instead = not record["settings"] and (args.format == "table" or args.json)
     solvable = not (args.batch_size and args.learning_rate is not None)
-    return solvable and (args.format == "table" or args.json)
+    return args.by_noise or (instead and solvable)
 
 
 def emit_recommendation(args: Arguments, record: dict[str, Any], matched: dict[str, Any], missing: list[str]) -> None:
-    """Print settings, and the values that reach the best noise.
+    """Print settings, and values that reach the best noise if there are any.
 
     Args:
         args: The command's arguments.

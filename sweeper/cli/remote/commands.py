@@ -166,7 +166,7 @@ def recommend(args: Arguments) -> int:
             record = client.recommend_settings(args.dir, **asked).model_dump(mode="json")
         except ClientError as error:
             _note_missing(error, missing)
-        if wants_noise(args):
+        if wants_noise(args, record):
             try:
                 matched = by_objective(client.recommend(args.dir, **asked))
             except ClientError as error:

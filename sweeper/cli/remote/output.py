@@ -56,10 +56,11 @@ def emit_results(as_json: bool, client: Client, sweep: SweepDetail, saved: Mappi
         f"{pluralize(sweep.progress.trials, 'trial')} ({counts}), {number(sweep.cost.device_seconds)} s of device time"
     ]
     parts += _format_verdict(sweep)
-    if winner and (answer := winner.get("answer")):  # an earlier service gives none
-        parts.insert(0, format_answer(answer))
     parts.append(format_best(record))
-    parts += [f"hyperparameters that reach the best noise for {a.objective}\n{a.text}" for a in advice]
+    if winner and (answer := winner.get("answer")):
+        parts.insert(0, format_answer(answer))
+    else:  # an earlier service gives no whole settings
+        parts += [f"hyperparameters that reach the best noise for {a.objective}\n{a.text}" for a in advice]
     places = {"sweep": sweep.id, "page": record["page"]}
     lines = [f"{name + ':':<21}{place}" for name, place in places.items() if place]
     parts.append("\n".join([*lines, *format_saved(record)]))

@@ -194,7 +194,8 @@ class Recommendations(Output):
 
     settings: list[SettingsRecord] = say("settings, one for each batch size that the user names")
     formats: dict[str, str] = say("yaml, python and torch -> the settings as text; empty for several settings")
-    noise_matched: dict[str, Advice] = say("objective -> values that reach its best noise")
+    noise_matched: dict[str, Advice] = say("objective -> values that reach its best noise, with "
+                                            "--by-noise or without settings")  # fmt: skip
     missing: list[str] = say("reasons for missing parts")
 
 

@@ -116,8 +116,10 @@ def test_best_as_json_names_both_optima(finished: Path, capsys: pytest.CaptureFi
 
 
 def test_recommend_reaches_the_optimum(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["recommend", str(finished), "--batch-size", "256", "--momentum", "0.9", "--weight-decay", "1e-4", "--json"]
-    assert main(args) == 0
+    args = ["recommend", str(finished), "--batch-size", "256", "--momentum", "0.9", "--weight-decay", "1e-4"]
+    assert main([*args, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["noise_matched"] == {}  # whole settings stand alone
+    assert main([*args, "--json", "--by-noise"]) == 0
     record = json.loads(capsys.readouterr().out)
     (settings,) = record["settings"]
     assert set(settings["params"]) == {
@@ -139,6 +141,8 @@ def test_recommend_refuses_what_cannot_be(finished: Path, capsys: pytest.Capture
     assert "momentum must lie in [0, 1), got 1.5" in fails(capsys, "recommend", str(finished), "--momentum", "1.5")
     assert "batch_size" in fails(capsys, "recommend", str(finished), "--batch-size", "0")
     assert "did you mean gain_mean" in fails(capsys, "recommend", str(finished), "--objective", "gain_men")
+    both = fails(capsys, "recommend", str(finished), "--by-noise", "--format", "yaml")
+    assert "--by-noise prints a table: leave it out, or --format yaml" in both
 
 
 def test_list_and_status(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

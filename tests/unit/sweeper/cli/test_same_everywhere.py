@@ -53,7 +53,7 @@ def test_the_best_noise_with_its_interval(run: Path, page: Any, capsys: pytest.C
     analysed, text = said(capsys, "analyse", str(run), *ASKED)
     regime = analysed["sweeps"][str(run)]["regime"]
     best, status = said(capsys, "best", str(run)), said(capsys, "status", str(run))
-    advice = said(capsys, "recommend", str(run), "--objective", "gain_mean")
+    advice = said(capsys, "recommend", str(run), "--objective", "gain_mean", "--by-noise")
     for key in ("optimum", "low", "high", "edge_share", "moved", "message"):
         assert best[0]["regimes"]["gain_mean"][key] == regime[key]
     assert status[0]["regimes"]["gain_mean"] == advice[0]["noise_matched"]["gain_mean"]["message"] == regime["message"]

@@ -92,16 +92,21 @@ def test_settings_come_from_the_service(service: FakeService, sweeper: Sweeper) 
     service.answers["GET", f"{FIRST}/recommendation"] = 200, "application/json", json.dumps(advice).encode()
     service.answers["GET", f"{FIRST}/settings"] = 200, "application/json", json.dumps(found).encode()
     text = sweeper("recommend", "synthetic-1", "--batch-size", "8")[1]
+    assert text == "Use these\n"
+    text = sweeper("recommend", "synthetic-1", "--batch-size", "8", "--by-noise")[1]
     assert text.startswith("Use these\n\n")
     assert text.endswith("gain_mean: at 0.01\na table\n")
     assert sweeper("recommend", "synthetic-1", "--format", "yaml")[1] == "space: s\n"
-    record = json.loads(sweeper("recommend", "synthetic-1", "--json")[1])
+    assert json.loads(sweeper("recommend", "synthetic-1", "--json")[1])["noise_matched"] == {}
+    record = json.loads(sweeper("recommend", "synthetic-1", "--json", "--by-noise")[1])
     assert record["noise_matched"]["gain_mean"]["text"] == "a table"
     assert record["settings"] == found["settings"]
     several = sweeper("recommend", "synthetic-1", "--format", "yaml", "--batch-size", "8", "--batch-size", "9")
     assert several == (2, "", "error: --format yaml takes one batch size, got 2\n")
     service.answers["GET", f"{FIRST}/settings"] = refused(409, "settings need 6 viable configurations")
-    assert "not shown: settings need 6 viable" in sweeper("recommend", "synthetic-1")[1]
+    text = sweeper("recommend", "synthetic-1")[1]  # without settings, the values by noise stand in
+    assert "a table" in text
+    assert "not shown: settings need 6 viable" in text
     assert sweeper("recommend", "synthetic-1", "--format", "torch")[0] == 2
     service.answers["GET", f"{FIRST}/recommendation"] = refused(409, "no optimum yet: 2 trials")
     assert sweeper("recommend", "synthetic-1") == (2, "", "error: settings need 6 viable configurations\n")

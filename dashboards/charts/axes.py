@@ -83,11 +83,12 @@ def make_log_axis(values: Sequence[float], title: str, most: int = 8, letters: i
         "range": [math.log10(low), math.log10(high)],
         "tickvals": ticks,
         "ticktext": texts,
-        "title": {"text": _break_before_unit(title)},
+        "title": {"text": break_before_unit(title)},
     }
 
 
-def _break_before_unit(title: str) -> str:
+def break_before_unit(title: str) -> str:
+    """Return an axis title as Plotly markup, its unit in a second line where it is long."""
     # a phone has room for some 30 letters
     return title if len(title) <= 30 else title.replace(" [", "<br>[")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dashboards.charts.chart import Measure
-from dashboards.charts.measured_noise import Comparison, compare_noises
+from dashboards.charts.two_noises import Comparison, compare_noises
 from dashboards.data.cache import cache_by_content
 from dashboards.data.configurations import (
     Array,
@@ -162,7 +162,7 @@ def make_measure(run: Run, name: str, split: str) -> Measure:
 
 @cache_by_content
 def compare_measured(run: Run, noise: str) -> Comparison | None:
-    """Return measured and predicted noise, see `dashboards.charts.measured_noise.compare_noises`."""
+    """Return measured and predicted noise, see `dashboards.charts.two_noises.compare_noises`."""
     return compare_noises(run.tables["trials"], noise)
 
 

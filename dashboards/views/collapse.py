@@ -28,8 +28,8 @@ from dashboards.charts.chart import (
 )
 from dashboards.charts.colours import Colouring, colour_points, list_options
 from dashboards.charts.knob_axes import Axis, make_axis, read_knob, scale_places, varies
-from dashboards.charts.measured_noise import draw_comparison
 from dashboards.charts.theme import GREY, VERMILLION
+from dashboards.charts.two_noises import draw_comparison
 from dashboards.data.cache import cache_by_content
 from dashboards.data.configurations import KNOBS, Array, ConfigPoint
 from dashboards.data.runs import Run

@@ -16,10 +16,20 @@ from dashboards.charts.barriers import (
     read_plane,
 )
 from dashboards.charts.chart import Chart
-from dashboards.charts.measured_noise import draw_trunk_noise, read_trunk_ratios
 from dashboards.charts.merge_curves import draw_curves, draw_gains, draw_normalised
+from dashboards.charts.two_noises import (
+    CHILD_B,
+    CHILDREN_MAP,
+    TRUNK,
+    TRUNK_MAP,
+    OtherNoise,
+    choose_predicted,
+    draw_map,
+    pair_children,
+    pair_with_trunk,
+)
 from dashboards.data.cache import cache_by_content
-from dashboards.data.configurations import ConfigPoint
+from dashboards.data.configurations import ConfigPoint, label_noise
 from dashboards.data.curves import read_merge_curves, read_merge_gains
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
@@ -104,13 +114,20 @@ def _describe_trial(run: Run, chosen: Choice, digest: str) -> str:
     return f"Trial{number} ({digest}{noise})."
 
 
-def _draw_trunk(run: Run, chosen: Choice) -> Chart | None:
-    ratios = read_trunk_ratios(run.tables["trials"])
-    if not ratios:
-        return None
-    measure = choices.make_measure(run, chosen.name, chosen.split)
-    points = choices.compare_points(run, chosen.noise, (measure.column,))
-    return draw_trunk_noise(points, ratios, measure, chosen.noise_label)
+@cache_by_content
+def _read_factors(run: Run, other: OtherNoise, noise: str) -> dict[str, float]:
+    return other.read_factors(run.tables["trials"], noise)
+
+
+def _draw_maps(run: Run, chosen: Choice, selection: Selection) -> list[Chart]:
+    noise = choose_predicted(chosen.noise)
+    measure = choices.make_measure(run, chosen.name, chosen.split if selection.split else "test")
+    charts: list[Chart | None] = []
+    for other, pair, words in ((TRUNK, pair_with_trunk, TRUNK_MAP), (CHILD_B, pair_children, CHILDREN_MAP)):
+        if factors := _read_factors(run, other, noise):
+            points = choices.compare_points(run, noise, (measure.column,))
+            charts.append(draw_map(pair(points, factors), measure, label_noise(noise), words))
+    return [c for c in charts if c is not None]
 
 
 def make_controls(run: Run, selection: Selection) -> tuple[Control, ...]:
@@ -144,8 +161,7 @@ def build(run: Run, selection: Selection) -> Section:
     charts, missing = list(draw_merges(run, chosen.noise)), list[str]()
     if not charts:
         missing.append("No merge curves: no merge of a viable pair is stored.")
-    if (trunk := _draw_trunk(run, chosen)) is not None:
-        charts.append(trunk)
+    charts += _draw_maps(run, chosen, selection)
     plane = _find_plane(run, chosen, selection)
     if plane is not None:
         label = f"{SPLIT_WORDS[_choose_split(chosen)]} loss [nat]"

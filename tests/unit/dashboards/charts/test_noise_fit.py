@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from dashboards.charts.chart import Measure, describe
-from dashboards.charts.measured_noise import compare_noises, draw_comparison
 from dashboards.charts.merge_curves import draw_curves, draw_gains, draw_normalised
 from dashboards.charts.noise_fit import draw_noise_fit, find_support
 from dashboards.charts.search_history import draw_progress
 from dashboards.charts.theme import GREY
+from dashboards.charts.two_noises import compare_noises, draw_comparison
 from dashboards.data.configurations import group_configurations
 from dashboards.data.curves import read_merge_curves, read_merge_gains, read_search_steps
 from sweeper.analysis.regime import fit_regime

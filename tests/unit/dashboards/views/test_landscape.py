@@ -1,3 +1,5 @@
+import itertools
+import json
 import math
 from dataclasses import replace
 
@@ -155,14 +157,113 @@ def test_windows_of_checkpoints_stand_in_a_table_and_in_no_curve(measured):
     assert [len(f["data"]) for f in found] == [len(f["data"]) for f in plain]
 
 
-def test_the_noise_of_the_trunk_stands_against_that_of_the_children(measured):
-    outputs = [_measured(i) for i in range(6)]
-    run = run_of(replace(o, result=replace(o.result, trunk_noise_ratio=2.0 ** (i % 3))) for i, o in enumerate(outputs))
+def _with_other(number, field, column, ratio, **changes):
+    output = at_knobs(number, **changes)
+    own = {field: {"learning_rate": output.result.learning_rate * ratio}}
+    return replace(output, result=replace(output.result, spec=json.dumps(own), **{column: ratio}))
+
+
+def _trace(chart, name):
+    return next(t for t in chart.figure.to_dict()["data"] if t["name"] == name)
+
+
+def test_the_noise_of_the_trunk_stands_against_that_of_the_children():
+    run = run_of(_with_other(i, "trunk", "trunk_noise_ratio", 2.0 ** (i % 3)) for i in range(6))
     (chart,) = [c for c in landscape.build(run, Selection()).charts if c.key == "trunk"]
-    (trace,) = chart.figure.data
-    ratios = {round(x / y, 3) for x, y in zip(trace.x, trace.y, strict=True)}
-    assert ratios == {1.0, 2.0, 4.0}
-    assert len(set(trace.marker.color)) > 1
-    same = run_of(replace(o, result=replace(o.result, trunk_noise_ratio=1.0)) for o in outputs)
-    for other in (measured, same):  # no trunk, or the children's noise
+    assert sum(int(text.split("n = ")[1]) for text in _trace(chart, "pairs")["text"]) == 6
+    assert chart.figure.layout.xaxis.title.text.startswith("trunk: ")
+    same = run_of(_with_other(i, "trunk", "trunk_noise_ratio", 1.0) for i in range(6))
+    for other in (run_of(_measured(i) for i in range(6)), same):  # no trunk, or the children's noise
         assert "trunk" not in [c.key for c in landscape.build(other, Selection()).charts]
+
+
+RATES = (0.01, 0.02, 0.04)
+
+
+def _children_run():
+    """Three by three learning rates, two pairs of the second; the last one of both children is not viable."""
+    outputs = {}
+    for i, (a, b) in enumerate(itertools.product(RATES, RATES)):
+        for repeat in range(1 + (i == 1)):
+            output = at_knobs(i, repeat, 1e-3 * i, learning_rate=a, batch_size=64, momentum=0.9, weight_decay=1e-3)
+            result = output.result
+            if a != b:
+                own = json.dumps({"child_b": {"learning_rate": b}})
+                result = replace(result, spec=own, child_noise_ratio=b / a)
+            if a == b == RATES[-1]:
+                result = replace(result, outcome="not_viable", scores={})
+            outputs.setdefault((a, b), []).append(replace(output, result=result))
+    return run_of(o for group in outputs.values() for o in group), outputs
+
+
+def _children_map(run, **selection):
+    return next((c for c in landscape.build(run, Selection(**selection)).charts if c.key == "children"), None)
+
+
+def test_the_noises_of_the_children_make_a_map_of_test_scores():
+    run, outputs = _children_run()
+    chart = _children_map(run)
+    assert chart is not None
+    mean, pairs = _trace(chart, "mean"), _trace(chart, "pairs")
+    noises = [rate / 64 / (1 - 0.9) for rate in RATES]
+    for axis in "xy":
+        assert [10**v for v in chart.figure.layout[f"{axis}axis"].tickvals] == pytest.approx(noises, rel=1e-4)
+        edges = mean[axis]
+        assert all(edges[i] < math.log10(level) < edges[i + 1] for i, level in enumerate(noises))
+    assert chart.figure.layout.xaxis.ticktext == ("0.0016", "0.0031", "0.0063")
+    found = {
+        (np.searchsorted(mean["x"], x) - 1, np.searchsorted(mean["y"], y) - 1): text
+        for x, y, text in zip(pairs["x"], pairs["y"], pairs["text"], strict=True)
+    }
+    cells = {
+        (RATES.index(a), RATES.index(b)): [o.result.scores["gain_mean_loss_test"] for o in group if o.result.scores]
+        for (a, b), group in outputs.items()
+    }
+    assert found == {at: f"{np.mean(v):.3g}<br>n = {len(v)}" for at, v in cells.items() if v}
+    assert max(map(len, cells.values())) == 2
+    assert _trace(chart, "not viable")["text"] == ["0 of 1"]
+    assert _trace(chart, "no viable pair")["z"] == [[None] * 3, [None] * 3, [None, None, 0.0]]
+    best = max((at for at in cells if cells[at]), key=lambda at: np.mean(cells[at]))
+    assert mean["z"][best[1]][best[0]] == 1.0  # colours are by rank
+    assert mean["hovertext"][2][0].startswith("child A: noise 0.0016<br>child B: noise 0.0063<br>")
+    line = _trace(chart, "equal noises")  # the outlines of three cells
+    assert line["x"][:2] == mean["x"][:2]
+    assert line["x"].count(None) == 3
+    assert {x for x in line["x"] if x} == set(mean["x"])
+
+
+def test_the_reader_s_split_chooses_the_scores_of_the_map():
+    run, _ = _children_run()
+    means = [
+        _children_map(run, split=split).figure.layout.coloraxis.colorbar.title.text for split in ("", "val", "test")
+    ]
+    assert means[0] == means[2] != means[1]
+    assert "test" in means[0]
+
+
+def test_a_map_follows_the_noise_of_the_page():
+    run, _ = _children_run()
+    for noise, exponent in (("paper", 1.0), ("wd_equilibrium", 0.5), ("paper_full", 1.0)):
+        chart = _children_map(run, noise=noise)
+        ticks = chart.figure.layout.yaxis.tickvals
+        assert ticks[2] - ticks[0] == pytest.approx(exponent * math.log10(4), rel=1e-3)
+
+
+def test_a_map_needs_two_noises_of_each_child():
+    equal = run_of(at_knobs(i) for i in range(6))
+    assert _children_map(equal) is None
+    fixed = {"learning_rate": 0.01, "batch_size": 64, "momentum": 0.9}
+    one_a = run_of(_with_other(i, "child_b", "child_noise_ratio", 2.0**i, **fixed) for i in range(4))
+    assert _children_map(one_a) is None
+    assert _children_map(run_of([])) is None
+
+
+def test_many_noises_are_binned():
+    outputs = [_with_other(i, "child_b", "child_noise_ratio", 1.0 + 0.1 * i) for i in range(25)]
+    chart = _children_map(run_of(outputs))
+    mean = _trace(chart, "mean")
+    assert len(mean["x"]) == len(mean["y"]) == 6  # five bins
+    assert sum(int(t.split("n = ")[1]) for t in _trace(chart, "pairs")["text"]) == 25
+    assert "binned by noise" in chart.caption
+    line = _trace(chart, "equal noises")
+    assert line["x"] == line["y"] == [max(mean["x"][0], mean["y"][0]), min(mean["x"][-1], mean["y"][-1])]

@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from trainables.io.printable import show_value
+
 T = TypeVar("T")
 
 
@@ -61,7 +63,7 @@ def build_with(
         word, optional, _ = getattr(kind, "__name__", str(kind)).partition(" | None")
         rule, holds = _TYPES.get(word, ("", _is_anything))
         if not holds(value) and not (optional and value is None):
-            raise ValueError(f"option {name} of {what} must be {rule}, got {value!r}")
+            raise ValueError(f"option {name} of {what} must be {rule}, got {show_value(value)}")
     if missing := [n for n, p in named.items() if p.default is p.empty and n not in settings]:
         raise ValueError(f"{what} needs the option {missing[0]}")
     try:

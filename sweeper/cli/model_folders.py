@@ -6,13 +6,16 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments
 from sweeper.errors import SpecError
 from sweeper.formatting import merge_words, number, pluralize
 from trainables.registry import UnknownName
+
+if TYPE_CHECKING:
+    from trainables.models.model_folders import ModelFolder
 
 _NEEDS_DATA = ("out", "landscape", "data")
 
@@ -50,6 +53,23 @@ def find_weights(path: Path) -> Path:
     return next((path / name for name in (INDEX, SINGLE) if (path / name).is_file()), path)
 
 
+def check_scored_folders(args: Arguments) -> None:
+    """Check that model folders that data score have one class and one vocabulary, also with that of `--model`.
+
+    Raises:
+        SpecError: They differ.
+    """
+    from trainables.models.model_folders import CONFIG, check_configs, read_json
+
+    own = (args.model or "").removeprefix("hf:") if (args.model or "").startswith("hf:") else ""
+    paths = [Path(p).expanduser() for p in (own, *args.models, args.base) if p]
+    folders = [path for path in paths if (path / CONFIG).is_file()]
+    try:
+        check_configs({path: read_json(path / CONFIG) for path in folders})
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+
+
 def merge_folders(args: Arguments) -> int:
     """Merge model folders, or adapters with their base, at one coefficient and write the result."""
     target = _check_arguments(args)
@@ -77,7 +97,7 @@ def _write(args: Arguments, target: Path) -> dict[str, Any]:
         raise ValueError("--rank is for adapters; leave it out for whole models")
     if any(adapted) and not args.base:
         raise ValueError("adapters need --base FOLDER, the model that they were trained on")
-    base = open_model_folder(Path(args.base).expanduser()) if args.base else None
+    base = _open_base(Path(args.base).expanduser()) if args.base else None
     record = {"models": [str(p) for p in paths], "base": str(base.path) if base else None,
               "merge": method, "coefficient": coefficient, "rank": args.rank, "discarded": None}  # fmt: skip
     if base and all(adapted):
@@ -90,6 +110,14 @@ def _write(args: Arguments, target: Path) -> dict[str, Any]:
     else:
         written = merge.write(target)
     return record | {"tensors": written.tensors, "parameters": written.parameters, "bytes": written.bytes}
+
+
+def _open_base(path: Path) -> ModelFolder:
+    from trainables.models.model_folders import ADAPTER_CONFIG, CONFIG, open_model_folder
+
+    if (path / ADAPTER_CONFIG).is_file() and not (path / CONFIG).is_file():
+        raise ValueError(f"--base must be a whole model, got the adapter {path}; give the model that it was trained on")
+    return open_model_folder(path)
 
 
 def _check_arguments(args: Arguments) -> Path:

@@ -12,6 +12,7 @@ from sweeper.config.table_values import BadCells, parse, read_csv
 from sweeper.config.yaml_source import read_values
 from sweeper.errors import SpecError
 from sweeper.formatting import exact_text
+from trainables.io.printable import show_value
 from trainables.registry import unknown
 from trainables.spec import PairSpec
 
@@ -102,7 +103,9 @@ def _convert_value(distribution: Any, value: Any, where: str) -> Any:
             return int(number) if whole else number
         rule = f"be {'whole and ' if whole else ''}in [{exact_text(distribution.low)}, {exact_text(distribution.high)}]"
         rule += f" in steps of {exact_text(distribution.step)}" if distribution.step not in (None, 1) else ""
-    raise SpaceError(f"{where} must {rule}, got {value!r}; change its range under parameters, or leave the knob out")
+    raise SpaceError(
+        f"{where} must {rule}, got {show_value(value)}; change its range under parameters, or leave the knob out"
+    )
 
 
 def _number(value: Any) -> float | None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from sweeper.config.fields import Parameter
 from sweeper.config.yaml_text import FILE, Bounds, YamlError, read
 from sweeper.errors import SpecError
+from trainables.io.printable import show_value
 from trainables.registry import unknown
 
 
@@ -58,7 +59,7 @@ def explain(error: ValidationError, model: type[BaseModel], lines: Mapping[str, 
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = show_value(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 

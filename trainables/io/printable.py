@@ -27,6 +27,11 @@ def printable_line(text: str) -> str:
     return printable(text).replace("\t", "\\t").replace("\n", "\\n")
 
 
+def show_value(value: object) -> str:
+    """Return a value as error messages show it; None, the `null` of YAML, is no name."""
+    return "nothing (null)" if value is None else repr(value)
+
+
 def is_plain(text: str) -> bool:
     """Return whether text is one line without control and format characters, as names must be."""
     return printable_line(text) == text

@@ -137,6 +137,8 @@ def pretrained(
             f"model 'hf:{where}' is no folder on this machine; give the path of one, or set --download for a hub name"
         )
     source = str(folder) if local else where
+    if local and (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ValueError(f"model 'hf:{where}' must be a whole model, got an adapter; give the model it was trained on")
     if local and not (folder / "config.json").is_file():
         raise ValueError(f"model 'hf:{where}' must name a folder of transformers, but it has no config.json")
     if local and not any(folder.glob("*.safetensors")):

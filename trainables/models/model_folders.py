@@ -204,12 +204,9 @@ def check_alike(models: Sequence[Source]) -> None:
         ValueError: They differ; the message names the two folders and the first difference.
     """
     first = models[0]
+    check_configs({m.path: m.config for m in models})
     for other in models[1:]:
         pair = f"{first.path} and {other.path}"
-        for what, name in (("architectures", "class"), ("model_type", "type"), ("vocab_size", "vocabulary size")):
-            one, two = (m.config.get(what) for m in (first, other))
-            if one != two:
-                raise ValueError(f"models to merge must have one {name}; {pair} have {_say(one)} and {_say(two)}")
         if apart := sorted(set(first.entries) ^ set(other.entries)):
             holder = first if apart[0] in first.entries else other
             raise ValueError(
@@ -219,6 +216,25 @@ def check_alike(models: Sequence[Source]) -> None:
             if entry.shape != other.entries[key].shape:
                 shapes = f"{entry.shape} and {other.entries[key].shape}"
                 raise ValueError(f"models to merge must have the same shapes; {key} has {shapes} in {pair}")
+
+
+def check_configs(configs: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Check that models can be merged by their configurations: one class, one vocabulary.
+
+    Args:
+        configs: Folder -> content of its `config.json`.
+
+    Raises:
+        ValueError: They differ; the message names the two folders and the values.
+    """
+    paths = list(configs)
+    for first, other in zip(paths[:1] * len(paths), paths, strict=True):
+        for what, name in (("architectures", "class"), ("model_type", "type"), ("vocab_size", "vocabulary size")):
+            one, two = configs[first].get(what), configs[other].get(what)
+            if one != two:
+                raise ValueError(
+                    f"models to merge must have one {name}, got {_say(one)} in {first} and {_say(two)} in {other}"
+                )
 
 
 def _say(value: Any) -> str:

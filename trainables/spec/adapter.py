@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from trainables.io.printable import show_value
 from trainables.spec.rules import check, check_json
 
 KINDS = ("lora",)
@@ -28,7 +29,7 @@ def adapter_settings(adapter: Mapping[str, Any]) -> dict[str, Any]:
     if wrong := sorted(set(adapter) - set(_NAMES)):
         raise ValueError(f"adapter must have no settings but {', '.join(_NAMES)}, got {wrong[0]!r}")
     if adapter.get("kind") not in KINDS:
-        raise ValueError(f"adapter.kind must be {' or '.join(KINDS)}, got {adapter.get('kind')!r}")
+        raise ValueError(f"adapter.kind must be {' or '.join(KINDS)}, got {show_value(adapter.get('kind'))}")
     rank: Any = adapter.get("r", 8)
     _check("r", rank, "be a whole number >= 1", _is_number(rank) and rank >= 1 and rank == int(rank))
     alpha: Any = adapter.get("alpha", 2 * int(rank))

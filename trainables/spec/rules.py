@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar, cast
 
+from trainables.io.printable import show_value
 from trainables.registry import unknown
 from trainables.spec.digests import default_of
 
@@ -55,28 +56,28 @@ def coerce(value: Any) -> None:
             object.__setattr__(value, f.name, _number(f.name, now))
         elif f.type == "int":
             if isinstance(now, bool) or int(_number(f.name, now)) != now:
-                raise ValueError(f"{f.name} must be a whole number, got {now!r}")
+                raise ValueError(f"{f.name} must be a whole number, got {show_value(now)}")
             object.__setattr__(value, f.name, int(now))
         elif f.type == "bool" and not isinstance(now, bool):
-            raise ValueError(f"{f.name} must be true or false, got {now!r}")
+            raise ValueError(f"{f.name} must be true or false, got {show_value(now)}")
         elif f.type == "str" and not isinstance(now, str):
-            raise ValueError(f"{f.name} must be text, got {now!r}")
+            raise ValueError(f"{f.name} must be text, got {show_value(now)}")
 
 
 def _number(name: str, value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{name} must be a number, got {value!r}") from None
+        raise ValueError(f"{name} must be a number, got {show_value(value)}") from None
     if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, got {value!r}")
+        raise ValueError(f"{name} must be finite, got {show_value(value)}")
     return number
 
 
 def check(name: str, value: float | str, rule: str, holds: bool) -> None:
     """Raise `ValueError` with the rule and the value unless the rule holds."""
     if not holds:
-        raise ValueError(f"{name} must {rule}, got {value!r}")
+        raise ValueError(f"{name} must {rule}, got {show_value(value)}")
 
 
 def check_optimizer(spec: Any) -> None:
@@ -96,9 +97,9 @@ def check_json(name: str, value: Any) -> None:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} must hold JSON values only, got {value!r}") from None
+        raise ValueError(f"{name} must hold JSON values only, got {show_value(value)}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{name} must be a mapping, got {value!r}")
+        raise ValueError(f"{name} must be a mapping, got {show_value(value)}")
 
 
 def name_list(name: str, value: Any) -> tuple[str, ...]:
@@ -108,7 +109,7 @@ def name_list(name: str, value: Any) -> tuple[str, ...]:
         ValueError: The value is not a list of names.
     """
     if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in cast(list[Any], value)):
-        raise ValueError(f"{name} must be a list of names, got {value!r}")
+        raise ValueError(f"{name} must be a list of names, got {show_value(cast(object, value))}")
     return tuple(cast(list[str], value))
 
 
@@ -119,7 +120,7 @@ def dataset_list(value: Any) -> tuple[dict[str, Any], ...]:
         ValueError: An entry has another form.
     """
     if not isinstance(value, (list, tuple)):
-        raise ValueError(f"datasets must be a list of data sets, got {value!r}")
+        raise ValueError(f"datasets must be a list of data sets, got {show_value(value)}")
     out: list[dict[str, Any]] = []
     for entry in cast(list[Any], value):
         given: Any = {"name": entry} if isinstance(entry, str) else entry
@@ -140,7 +141,7 @@ def read_fields(kind: type[T], what: str, data: Any) -> T:
         ValueError: A field is unknown or missing, or breaks its rule.
     """
     if not isinstance(data, Mapping):
-        raise ValueError(f"a {what} must be a mapping of fields, got {data!r}")
+        raise ValueError(f"a {what} must be a mapping of fields, got {show_value(data)}")
     data = cast(Mapping[str, Any], data)
     needed = {f.name: default_of(f) is MISSING for f in fields(cast(Any, kind))}
     if wrong := sorted(str(name) for name in set(data) - set(needed)):
@@ -274,6 +275,8 @@ def _check_noise_schedule(spec: Any) -> None:
     _check_entries("noise_schedule", options, _SCHEDULE)
     if "kind" not in options:
         raise ValueError(f"noise_schedule must have a kind ({', '.join(NOISE_SCHEDULES)}), got {dict(options)}")
+    if not isinstance(options["kind"], str):
+        raise ValueError(f"noise_schedule.kind must be text, got {show_value(options['kind'])}")
     if options["kind"] not in NOISE_SCHEDULES:
         raise ValueError(str(unknown("noise schedule", options["kind"], NOISE_SCHEDULES)))
     for name in ("start", "end"):
@@ -347,7 +350,7 @@ def _check_tasks(spec: Any) -> None:
     for name in ("dataset", "dataset_options"):
         if value := getattr(spec, name):
             raise ValueError(
-                f"{name} must be empty in pair_kind tasks, whose data sets are in `datasets`, got {value!r}"
+                f"{name} must be empty in pair_kind tasks, whose data sets are in `datasets`, got {show_value(value)}"
             )
     for i, one in enumerate(spec.datasets):
         if one in spec.datasets[:i]:

@@ -104,10 +104,24 @@ def load_tasks(spec: PairSpec, runtime: Runtime) -> list[Task]:
 
 
 def _check_alike(spec: PairSpec, tasks: Sequence[Task]) -> None:
-    words = [t.data.classes for t in tasks if t.data.context is not None]
-    if words and words != [tasks[0].data.classes] * len(tasks):
-        names = ", ".join(f"{n} has {t.data.classes}" for (n, _), t in zip(spec.tasks, tasks, strict=True))
-        raise ValueError(f"tasks of text share one model and must all be text with one vocabulary; {names} classes")
+    names = [name for name, _ in spec.tasks]
+    texts = [t.data.context is not None for t in tasks]
+    if any(texts) and not all(texts):
+        raise ValueError(
+            f"tasks must all be text or all be images, got text {names[texts.index(True)]} and images "
+            f"{names[texts.index(False)]}; choose another of them"
+        )
+    if all(texts):
+        for what, option, sizes in (
+            ("vocabulary", "tokenizer", [t.data.classes for t in tasks]),
+            ("context", "context", [t.data.context for t in tasks]),
+        ):
+            if len(set(sizes)) > 1:
+                found = ", ".join(f"{name} {size}" for name, size in zip(names, sizes, strict=True))
+                raise ValueError(
+                    f"tasks of text share one model and must have one {what}, got {found} tokens; set their option "
+                    f"{option}"
+                )
     shapes = [tuple(t.data.x["train"].shape[1:]) for t in tasks]
     if other := next((i for i, shape in enumerate(shapes) if shape != shapes[0]), 0):
         raise ValueError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
-from sweeper.cli.model_folders import are_model_folders, find_weights, merge_folders
+from sweeper.cli.model_folders import are_model_folders, check_scored_folders, find_weights, merge_folders
 from sweeper.cli.options import COMMON, COUNT, FLOAT, MERGE_FLAGS, SET, spaces, sweep_options
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments, Option, command
@@ -60,6 +60,8 @@ _OPTIONS = (
 @command(_OPTIONS, SET, sweep_options(only=MERGE_FLAGS), COMMON)
 def merge(args: Arguments) -> int:
     """`sweeper merge --models A B ...`."""
+    for flag, names in (("--models", args.models), ("--base", [args.base] if args.base else [])):
+        _check_exist(flag, names)
     if not (args.space or args.model) and are_model_folders(args):
         return merge_folders(args)
     if given := [name for name in ("coefficient", "rank") if getattr(args, name) is not None]:
@@ -70,8 +72,9 @@ def merge(args: Arguments) -> int:
     score = getattr(import_module(TRAINABLES[spec.trainable]), "merge_checkpoints", None)
     if score is None:
         raise SpecError(f"space {args.space!r} trains no models, so it has none to merge")
-    models = [_check_file(m, "--models") for m in args.models]
-    base = _check_file(args.base, "--base") if args.base else None
+    models = [find_weights(Path(m).expanduser()) for m in args.models]
+    base = find_weights(Path(args.base).expanduser()) if args.base else None
+    check_scored_folders(args)
     try:
         output: PairOutput = score(spec, settings.runtime(None), models, base)
     except (ValueError, UnknownName, OSError) as error:
@@ -164,11 +167,9 @@ def _choose_merges(requested: Sequence[str] | None, base: str | None, models: in
     return list(dict.fromkeys(["linear", *(requested or usual)]))
 
 
-def _check_file(name: str, flag: str) -> Path:
-    path = Path(name).expanduser()
-    if not path.exists():
-        raise SpecError(f"{flag}: there is no file {path}")
-    return find_weights(path)
+def _check_exist(flag: str, names: Sequence[str]) -> None:
+    if missing := [n for n in names if not Path(n).expanduser().exists()]:
+        raise SpecError(f"{flag}: there is no file or folder {missing[0]}; give the path of a model on this machine")
 
 
 def _choose_folder(out_option: str | None) -> Path:

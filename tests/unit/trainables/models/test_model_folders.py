@@ -32,8 +32,8 @@ def make(tmp_path: Path) -> Make:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"architectures": ["B"]}, "must have one class; .*one and .*two have A and B"),
-        ({"vocab_size": 6}, "must have one vocabulary size; .*one and .*two have 5 and 6"),
+        ({"architectures": ["B"]}, "must have one class, got A in .*one and B in .*two"),
+        ({"vocab_size": 6}, "must have one vocabulary size, got 5 in .*one and 6 in .*two"),
         ({"key": "bias"}, r"must have the same keys; only .*two has bias, weight|only .*two has bias"),
         ({"shape": (3, 2)}, r"must have the same shapes; weight has \(2, 3\) and \(3, 2\) in .*one and .*two"),
     ],

@@ -102,7 +102,7 @@ def test_stacks_rungs_and_dropout_take_adapters(trial: PairSpec) -> None:
     ("adapter", "message"),
     [
         ({"kind": "dora"}, "adapter.kind must be lora, got 'dora'"),
-        ({"r": 4}, "adapter.kind must be lora, got None"),
+        ({"r": 4}, "adapter.kind must be lora, got nothing"),
         ({"kind": "lora", "use_dora": True}, "must have no settings but kind, r, alpha, targets, rslora, dropout, got"),
         ({"kind": "lora", "r": 0}, "adapter.r must be a whole number >= 1, got 0"),
         ({"kind": "lora", "r": 2.5}, "adapter.r must be a whole number >= 1, got 2.5"),

@@ -216,5 +216,7 @@ def test_corpora_of_text_share_the_whole_model() -> None:
 
 
 def test_text_and_images_do_not_share_a_model() -> None:
-    with pytest.raises(ValueError, match="tasks of text share one model and must all be text with one vocabulary; dig"):
+    with pytest.raises(
+        ValueError, match="tasks must all be text or all be images, got text sentences and images digits"
+    ):
         inspect([spec_of(datasets=["digits", "sentences"])], QUIET)

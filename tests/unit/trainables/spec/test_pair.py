@@ -97,7 +97,7 @@ RULES = [
     ({"learning_rate": 0.0}, "learning_rate must be > 0, got 0.0"),
     ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
     ({"learning_rate": float("nan")}, "learning_rate must be finite, got nan"),
-    ({"learning_rate": None}, "learning_rate must be a number, got None"),
+    ({"learning_rate": None}, "learning_rate must be a number, got nothing (null)"),
     ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
     ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
     ({"batch_size": True}, "batch_size must be a whole number, got True"),

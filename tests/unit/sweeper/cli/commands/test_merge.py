@@ -130,8 +130,8 @@ def test_models_of_other_initial_weights_are_matched(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--models", "a.pt", "none.pt", *TASK], "--models: there is no file none.pt"),
-        (["--models", "a.pt", "b.pt", "--base", "none.pt", *TASK], "--base: there is no file none.pt"),
+        (["--models", "a.pt", "none.pt", *TASK], "--models: there is no file or folder none.pt; give"),
+        (["--models", "a.pt", "b.pt", "--base", "none.pt", *TASK], "--base: there is no file or folder none.pt; give"),
         (["--models", "a.pt", *TASK], "--models must be at least two files, got"),
         (["--models", "a.pt", "other.safetensors", *TASK], "other.safetensors does not fit model SmallCNN: "),
         (
@@ -245,7 +245,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("folders")
     base = tiny_llama(root / "base", 0)
     made = {n: tiny_llama(root / n, i, near=base) for i, n in enumerate("ab", 1)}
-    return {k: str(v) for k, v in {**made, "base": base, "wide": tiny_llama(root / "wide", 3, vocab_size=65)}.items()}
+    others = {"wide": tiny_llama(root / "wide", 3, vocab_size=65), "file": base / "model.safetensors"}
+    return {k: str(v) for k, v in {**made, "base": base, **others}.items()}
 
 
 def test_model_folders_are_merged_without_data(
@@ -280,9 +281,12 @@ def test_model_folders_are_merged_without_data(
         (["a", "b", "--save", "x", "--merges", "ties", "--coefficient", "1"], "needs the base of the task vectors; gi"),
         (["a", "b", "--save", "x", "--merges", "model_stock"], "merge 'model_stock' needs the base of the task vector"),
         (["a", "b", "--save", "x", "--merges", "fisher_adam"], "merge 'fisher_adam' needs the optimizer's moments, so"),
-        (["a", "a.pt", "--save", "x"], "--models must all be files or all model folders; a.pt is no model folder"),
+        (["a", "file", "--save", "x"], "--models must all be files or all model folders; "),
+        (["a", "org/b", "--save", "x"], "--models: there is no file or folder org/b; give the path of a model on this"),
+        (["a", "b", "--base", "org/c", "--save", "x"], "--base: there is no file or folder org/c; give the path of a"),
         (["a", "b", "--save", "x", "--out", "y"], "--out is for merges that are scored: give --space or --model"),
-        (["a", "wide", "--save", "x", "--coefficient", "1"], "models to merge must have one vocabulary size; "),
+        (["a", "wide", "--save", "x", "--coefficient", "1"], "models to merge must have one vocabulary size, got 64"),
+        (["a", "b", "--base", "wide", "--save", "x", "--coefficient", "1"], "must have one vocabulary size, got 64"),
         (["a", "b", "--save", "a", "--coefficient", "1"], "exists; choose another folder"),
         (
             ["a", "b", "a", "--save", "x", "--coefficient", "1"],
@@ -311,9 +315,10 @@ def test_a_merge_of_folders_that_cannot_run_says_why(
 
 @pytest.fixture(scope="module")
 def adapters(folders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Adapters of the base of `folders`, and these folders."""
+    """Adapters of unequal ranks of the base of `folders`, one of another base, and these folders."""
     root, base = tmp_path_factory.mktemp("adapters"), Path(folders["base"])
-    return folders | {n: str(lora(root / n, base, i)) for i, n in enumerate(("la", "lb"))}
+    made = {n: str(lora(root / n, base, r, r=r)) for n, r in (("la", 4), ("lb", 3))}
+    return folders | made | {"other": str(lora(root / "other", Path(folders["wide"]), 1))}
 
 
 def test_adapters_become_a_model_or_an_adapter(
@@ -347,6 +352,14 @@ def test_adapters_become_a_model_or_an_adapter(
             "--rank is for adapters; leave it out for",
         ),
         (["la", "lb", "--base", "wide", "--save", "x", "--coefficient", "1", "--rank", "0"], "whole number >= 1"),
+        (["la", "other", "--base", "base", "--save", "x", "--coefficient", "1"], "adapters to merge must have one bas"),
+        (["la", "lb", "--base", "wide", "--save", "x", "--coefficient", "1"], "--base must be the model that the adap"),
+        (["la", "lb", "--base", "lb", "--save", "x", "--coefficient", "1"], "--base must be a whole model, got the ad"),
+        (["la", "lb", "--base", "org/c", "--save", "x", "--coefficient", "1"], "there is no file or folder org/c; g"),
+        (
+            ["la", "lb", "--base", "base", "--save", "x", "--coefficient", "1", "--rank", "99"],
+            "rank must be at most 32",
+        ),
     ],
 )
 def test_a_merge_of_adapters_that_cannot_run_says_why(
@@ -370,5 +383,18 @@ def test_model_folders_are_scored_on_data(
     record = json.loads(capsys.readouterr().out)
     assert {m["merge"] for m in record["merges"]} == {"linear", "task_arithmetic"}
     assert record["scores"]["merged_loss_test"] == pytest.approx(5.5, abs=0.3)
-    assert merge("--models", adapters["la"], adapters["lb"], *task[:-1], "--out", str(tmp_path / "other")) == 2
-    assert "la is an adapter, which has no scores of its own; merge adapters with" in capsys.readouterr().err
+    for models, model, options, message in (
+        ([adapters["la"], adapters["lb"]], base, "", "la is an adapter, which has no scores of its own; merge ada"),
+        ([pair[0], adapters["wide"]], base, "", "must have one vocabulary size, got 256 in "),
+        ([adapters["a"], adapters["b"]], base, "", "must have one vocabulary size, got 256 in "),
+        ([adapters["a"], adapters["b"]], adapters["base"], "", "a vocabulary of 64 tokens, the tokenizer 'bytes' has"),
+        (pair, "owner/name", "", "set --download for a hub name"),
+        (pair, base, "context: 64", "has a context of 32 tokens, got 64; lower dataset_options.context"),
+        (pair, base, "number: 1", "split train of the text has "),
+    ):  # fmt: skip
+        own = ["--model", f"hf:{model}", "--data-set", "sentences", "--set", f"dataset_options={{{options}}}"]
+        assert merge("--models", *models, *own, "--out", str(tmp_path / "other")) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+        assert not (tmp_path / "other").exists()

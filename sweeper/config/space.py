@@ -16,7 +16,7 @@ from trainables.noise import KNOBS
 from trainables.registry import UnknownName
 from trainables.spec import BaseSpec, PairSpec
 
-_SET_BY_SWEEP = {"seed", "repeat", "stack"}
+_SET_BY_SWEEP = {"seed", "repeat", "stack", "graphs"}
 
 
 def noise_constants(space: Space, trial: PairSpec, examples: float | None = None) -> dict[str, float]:
@@ -92,7 +92,7 @@ def load_space(spec: SweepSpec, find: Callable[[str], Space] = load) -> Space:
         kinds = {f.name: str(f.type) for f in fields(PairSpec)}
         kinds |= {f"base.{f.name}": str(f.type) for f in fields(BaseSpec)}
         if taken := sorted(_SET_BY_SWEEP & (set(spec.parameters) | set(spec.fixed))):
-            raise SpaceError(f"the sweep sets {taken[0]}; use the keys seed, repeats and stack")
+            raise SpaceError(f"the sweep sets {taken[0]}; use the keys seed, repeats, stack and graphs")
         knobs: dict[str, Any] = {}
         for name, parameter in spec.parameters.items():
             try:

@@ -186,6 +186,7 @@ class SweepSpec(BaseModel):
     stack: Literal["auto", "on", "off"] = option(
         "auto", "Train the repeats of a configuration as one `torch.func` stack: `auto` decides by size.", "trial"
     )
+    graphs: Literal["auto", "on", "off"] = option("off", "Replay each training step as one CUDA graph.", "trial")
     threads: Whole = option(
         1, "torch threads per trial; they are part of the numbers.", "trial", runtime=True, metavar="N", ge=1, le=1024
     )

@@ -35,7 +35,7 @@ def build(
         repeat: Number of the repeat.
         proxy: Whether the trial has the training budget of the sweep's proxy.
     """
-    trial = space.build(params, seed=spec.seed, repeat=repeat)
+    trial = space.build(params, seed=spec.seed, repeat=repeat, graphs=spec.graphs)
     if proxy and spec.proxy is not None:
         trial = shorten(trial, spec.proxy)
     return replace(trial, stack=spec.repeats) if is_stacked(spec, trial) else trial

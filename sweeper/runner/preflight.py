@@ -43,11 +43,15 @@ def check_sweep(sweep: PreparedSweep) -> PreparedSweep:
     try:
         first = next(corner_params(space))
         enqueued = [space.build({**first, **point}) for point in convert_points(space, spec.enqueue)]
-        trials = [*sweep.corners, *enqueued]
+        trials = [replace(t, graphs=spec.graphs) for t in (*sweep.corners, *enqueued)]
         _check_noise(spec, trials)
         _check_objectives(spec, trials)
         # this machine may lack the devices of a cluster
         runtime = spec.runtime(None, "auto" if spec.address else None)
+        if not spec.address and spec.graphs == "on":
+            from trainables.pair.setup import resolve_device
+
+            runtime = resolve_device(runtime)
         sweep = sweep.with_constants(examples=_inspect(sweep, trials, runtime))
         # `measure_k_aug` needs the run folder, so the sampler is checked with a stand-in
         k_aug = KAug({t.augmentation: {0.0: 1.0, 1.0: 1.0} for t in trials}, trials[0].augmentation)

@@ -31,6 +31,7 @@ from trainables.training import optimizers
 from trainables.training.base import base_weights
 from trainables.training.legs import child_leg
 from trainables.training.schedules import SCHEDULES
+from trainables.training.steps import check_graphs
 from trainables.training.windows import read_window
 
 # batches of the BatchNorm re-estimation: the cumulative average converges long before the end of an epoch of a large
@@ -179,6 +180,8 @@ def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
         if any(MERGES[n].moves_units for n in spec.merges if n in MERGES):
             need_map(labs[key].tasks[0].model, spec.model)
         check_names(spec)
+        if runtime.device != "auto":
+            check_graphs(spec, torch.device(runtime.device))
         _check_fits(spec, labs[key].tasks)
         sets = labs[key].data
         for child, data in zip(spec.child_specs(), sets, strict=True):
@@ -197,11 +200,12 @@ def check_names(spec: PairSpec) -> None:
 
     Raises:
         UnknownName: One does not.
-        ValueError: The optimizer refuses its options, or a merge does not fit the trial.
+        ValueError: The optimizer refuses its options, a merge does not fit the trial, or its steps fit no CUDA graph.
     """
     check_policy(spec.augmentation)
     optimizers.check(spec)
     SCHEDULES[spec.schedule]
+    check_graphs(spec)
     for name in spec.merges:
         if name not in BY_SCORE and MERGES[name].arity == "pair" and len(spec.tasks) > 2:
             raise ValueError(f"merge {name!r} takes two models, got {len(spec.tasks)} tasks; leave it out of merges")

@@ -193,6 +193,13 @@ class PairSpec:
         metadata=about("`bfloat16` computes forward passes in bfloat16; weights and landscape keep `dtype`."),
     )
     compile: bool = field(default=False, metadata=about("Whether the training step goes through `torch.compile`."))
+    graphs: str = field(
+        default="off",
+        metadata=about(
+            "Whether a GPU replays the recorded training step as one CUDA graph: `auto` where it can, `on` or refuse, "
+            "`off`. Numbers differ by rounding."
+        ),
+    )
     stack: int = field(default=1, metadata=about("Repeats trained together as one stack; 1 trains them one by one."))
     seed: int = field(default=0, metadata=about("Seed of the training randomness."))
     repeat: int = field(default=0, metadata=about("Which repeat of its configuration the trial is."))

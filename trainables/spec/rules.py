@@ -24,6 +24,7 @@ CHOICES = {
     "dtype": ("float32", "float64"),
     "autocast": ("", "bfloat16"),
     "pairing": ("independent", "antithetic"),
+    "graphs": ("auto", "on", "off"),
 }
 _MAPPINGS = (
     "dataset_options", "dataset_b_options", "model_options", "optimizer_options", "noise_schedule", "child_b", "window",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, chain, count, islice
 from typing import Any
@@ -23,7 +22,7 @@ from trainables.training.members import Members, OptimizerState, Parking, make_m
 from trainables.training.optimizers import build
 from trainables.training.ranks import Ranks
 from trainables.training.servo import Steering, make_servo
-from trainables.training.torch_settings import small_convolutions
+from trainables.training.steps import Stepper, check_graphs, record_cuda_graph
 from trainables.training.windows import LAST, Window, make_averages
 
 
@@ -149,7 +148,7 @@ class Course:
             while self.done < until and not all(self.diverged):
                 factor = self.servo.steer(self.done, run.epoch.losses, run.members.ranks)
                 run.rate = factor * self.leg.rate(self.done)
-                losses = run.step(next(run.epoch.batches), run.rate)
+                losses = run.stepper.take(next(run.epoch.batches), run.rate)
                 self.servo.note(self.done, run.members.parameters)
                 self.done += 1
                 run.epoch.add_step(losses, run.members.unclipped_norm)
@@ -161,7 +160,7 @@ class Course:
             self._finish(run)
         else:
             self._held = run.members.copy_tensors()
-            run.parking.park()
+            run.park()
 
     def _resume(self) -> _Run:
         if self._run is None:
@@ -241,7 +240,7 @@ class Course:
             self._run.restore(state)
             self._windows.restore(state["window"])
             self._held = list(state["held"])
-            self._run.parking.park()
+            self._run.park()
 
 
 class _Run:
@@ -258,27 +257,18 @@ class _Run:
         self.generators = [_make_generators(s, training.device) for s in training.seeds]
         self.epoch = self.open_epoch(1, 0)
         self.rate = 0.0
-        self._plain = len(training.seeds) == 1 and not (training.spec.autocast or training.spec.compile)
+        recorded = check_graphs(training.spec, training.device, self.members.ranks)
+        self.stepper = Stepper(self.members, self.optimizer, training.spec, record_cuda_graph if recorded else None)
         self.parking = Parking(self.optimizer)
 
     def open_epoch(self, number: int, start: int, skip: int = 0) -> _OpenEpoch:
         """Return an epoch that begins after `start` steps of the course, without its first `skip` batches."""
         return _OpenEpoch(self.training, self.generators, self.members.ranks, number, start, skip)
 
-    def step(self, batches: Sequence[Batch], rate: float) -> Tensor:
-        """Take one optimizer step on one batch per member; return the losses [members] before the step."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        x, y = torch.stack([x for x, _ in batches]), torch.stack([y for _, y in batches])
-        with small_convolutions(x[0]) if self._plain else nullcontext():
-            losses = self.members.losses(x, y)
-            self.optimizer.zero_grad(set_to_none=True)
-            # the gradient of the sum with respect to a member's weights is the gradient of that member's loss
-            losses.sum().backward()  # pyright: ignore[reportUnknownMemberType]
-        if clip_norm := self.training.spec.clip_norm:
-            self.members.unclipped_norm = nn.utils.clip_grad_norm_(self.members.parameters, clip_norm)
-        self.optimizer.step()
-        return losses.detach()
+    def park(self) -> None:
+        """Move the optimizer's state to the host, for a pause."""
+        self.stepper.forget()
+        self.parking.park()
 
     def scaled_moments(self) -> list[dict[str, Tensor]]:
         """Return B times Adam's second moments for each member, copies on the host.
@@ -302,9 +292,9 @@ class _Run:
                 streams = [self._repeat_epochs(spec, d, s) for d, s in zip(self.training.data, seeds, strict=True)]
                 endless = zip(*streams, strict=True)
                 for step, batches in enumerate(islice(endless, leg.steps)):
-                    self.step(batches, factor * leg.rate(step))
+                    self.stepper.take(batches, factor * leg.rate(step))
             self.optimizer.load_state_dict(before)
-            self.parking.park()
+            self.park()
         return self.members.weights()
 
     def _repeat_epochs(self, spec: PairSpec, data: Data, seeds: Seeds) -> Iterator[Batch]:

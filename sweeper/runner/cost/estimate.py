@@ -21,6 +21,7 @@ from sweeper.config.spec import SweepSpec
 from sweeper.config.trials import measure_share, shorten
 from sweeper.errors import SpecError
 from sweeper.formatting import at_share, number, pluralize
+from sweeper.runner.preflight import check_sweep, fit_to_ranks
 from sweeper.runner.run import run_prepared
 from sweeper.runner.status import Callbacks, Status
 from sweeper.search.stages import MAP, TITLES, plan_stages
@@ -50,7 +51,7 @@ class Pilot:
 
 
 def estimate_cost(sweep: PreparedSweep, with_pilot: bool, callbacks: Callbacks) -> Estimate:
-    """Return the cost of a sweep; without a pilot nothing is trained.
+    """Return the cost of a sweep that can run; without a pilot nothing is trained.
 
     The time of a trial is its optimizer steps times the time of a step, which is linear in the batch size between the
     pilots, plus the time of scores and measurements. It is averaged over the sweep's batch sizes; knobs other than the
@@ -69,6 +70,7 @@ def estimate_cost(sweep: PreparedSweep, with_pilot: bool, callbacks: Callbacks) 
     trials = spec.trials * spec.repeats
     shape = f"{pluralize(spec.trials, 'configuration')}, {pluralize(trials, 'trial')}{_describe_stages(spec)}"
     if not with_pilot:
+        check_sweep(fit_to_ranks(sweep))
         message = f"{shape}; --pilot runs two trials and estimates the time"
         return Estimate(configurations=spec.trials, trials=trials, message=message)
     pilot = run_pilot(sweep, callbacks)

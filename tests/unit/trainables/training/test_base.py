@@ -18,8 +18,7 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.tasks.tasks import Task, add_models, load_tasks
 from trainables.training import base
-from trainables.training.base import Trunk, base_weights, trunk
-from trainables.training.base_training import train_base
+from trainables.training.base import Trunk, base_weights, train_base, trunk
 
 SPEC = digits_spec()
 

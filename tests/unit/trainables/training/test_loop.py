@@ -14,7 +14,7 @@ from trainables.datasets.load import Data
 from trainables.models.registry import MODELS
 from trainables.spec import PairSpec
 from trainables.tasks.batches import epoch_batches
-from trainables.training.base_training import train_base
+from trainables.training.base import train_base
 from trainables.training.child import Child, Epoch
 from trainables.training.legs import Leg
 from trainables.training.loop import Seeds

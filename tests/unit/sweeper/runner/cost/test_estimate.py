@@ -74,6 +74,26 @@ def test_a_dry_run_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "batch_size=100000"], "batch_size"),
+        (["--set", "merges=[linear,tiess]"], "did you mean ties?"),
+        (["--graphs", "on"], "graphs on needs a GPU, got cpu; use auto or off"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_refuses(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", "digits_label_noise", *arguments, "--out", str(tmp_path / "run"), "--runner", "inline"]
+    refused = []
+    for more in ([], ["--dry-run"]):
+        assert main([*command, *more]) == 2
+        refused.append(capsys.readouterr().err)
+    assert said in refused[0]
+    assert refused[1] == refused[0]
+
+
 def test_a_pilot_runs_two_trials_and_leaves_nothing(tmp_path: Path) -> None:
     sweep = _sweep(fixed={"epochs": 1}, out=str(tmp_path / "run"), repeats=2)
     found = estimate_cost(sweep, True, QUIET)

@@ -4,7 +4,7 @@
 
 Every question compares arms with its first one: difference of means on test with a 90 % interval (Welch), and Holm's
 correction over all arms of the questions. The map of unequal children then runs the best cell on and the best cell off
-the diagonal again, with fresh pairs. Rows of finished arms in --root are reused.
+the diagonal again, with fresh pairs. Rows of finished arms in --root are reused. Fashion-MNIST is read from SWEEPER_DATA.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -86,7 +87,7 @@ def run(root: Path, spec: PairSpec, pairs: int, first: int = 0) -> Rows:
     file = root / (f"{spec.config}-{pairs}.json" if not first else f"{spec.config}-{first}-{pairs}.json")
     if not file.exists():
         specs = [replace(spec, repeat=first + i) for i in range(pairs)]
-        rows = [o.result.to_row() for o in run_pairs(specs, Runtime(measure=0))]
+        rows = [o.result.to_row() for o in run_pairs(specs, Runtime(os.environ.get("SWEEPER_DATA"), measure=0))]
         for row in rows:
             a, b = row["a_loss_test"], row["b_loss_test"]
             row["parents_loss_test"] = None if a is None or b is None else (a + b) / 2

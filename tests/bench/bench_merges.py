@@ -3,7 +3,8 @@
     python tests/bench/bench_merges.py --pairs 20 --questions windows ema fashion stock adam scratch trunk
 
 Losses and accuracies are on test. Differences are paired by trial, with 90 % intervals of Student's t and Holm's
-correction over all differences of a score. Rows of finished arms in --root are reused.
+correction over all differences of a score. Rows of finished arms in --root are reused. Fashion-MNIST is read from
+SWEEPER_DATA.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,7 +41,7 @@ def run(root: Path, spec: PairSpec, pairs: int) -> list[list[Merge]]:
     file = root / f"{spec.config}-{pairs}-merges.json"
     if not file.exists():
         specs = [PairSpec.from_mapping({**json.loads(spec.to_json()), "repeat": i}) for i in range(pairs)]
-        outputs = run_pairs(specs, Runtime(measure=0))
+        outputs = run_pairs(specs, Runtime(os.environ.get("SWEEPER_DATA"), measure=0))
         names = ("method", "coefficient", "window", "loss_test", "accuracy_test")
         kept = [[{n: getattr(m, n) for n in names} for m in o.merges] for o in outputs if o.result.outcome == "ok"]
         file.write_text(json.dumps(kept))
@@ -193,6 +195,7 @@ def main() -> None:
     questions = {
         "windows": compare_windows,
         "ema": partial(compare_windows, kind="ema"),
+        "fashion": partial(compare_windows, fashion=True),
         "stock": compare_stock,
         "adam": compare_adam,
         "scratch": compare_scratch,

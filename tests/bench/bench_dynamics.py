@@ -4,7 +4,8 @@
 
 Every question compares arms with its first one: difference of means on test with a 90 % interval (Welch), and Holm's
 correction over all arms of the questions. The map of unequal children then runs the best cell on and the best cell off
-the diagonal again, with fresh pairs. Rows of finished arms in --root are reused. Fashion-MNIST is read from SWEEPER_DATA.
+the diagonal again, with fresh pairs. Rows of finished arms in --root are reused. Fashion-MNIST is
+read from SWEEPER_DATA.
 """
 
 from __future__ import annotations

@@ -53,6 +53,11 @@ def lora(folder: Path, base: Path, seed: int, name: str = "", **options: Any) ->
     return folder
 
 
+def half_ulp(values: torch.Tensor) -> torch.Tensor:
+    """Return the largest error of rounding float64 numbers to bfloat16, which has 8 bits, once."""
+    return torch.exp2(values.abs().clamp(min=1e-30).log2().floor() - 8)
+
+
 def merged_by_peft(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
     """Return the state dict of `merge_and_unload`."""
     from peft import PeftModel

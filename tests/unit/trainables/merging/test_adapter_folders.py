@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tests.support.model_folders import load, lora, merged_by_peft, tiny_llama
+from tests.support.model_folders import half_ulp, load, lora, merged_by_peft, tiny_llama
 from trainables.merging import adapter_folders, streaming
 from trainables.merging.adapter_folders import adapt, open_adapter, write_adapter
 from trainables.merging.methods import MERGES
-from trainables.merging.streaming import StreamingMerge
+from trainables.merging.streaming import StreamingMerge, list_streamable
 from trainables.models.model_folders import open_model_folder
 
 Folders = dict[str, Path]
@@ -46,11 +47,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
         made[name] = lora(root / name, base, len(made), **options)
     for name in ("half_a", "half_b"):
         made[name] = lora(root / name, half, len(made))
+        made[f"{name}16"] = in_bfloat16(made[name], root / f"{name}16")
     for name in ("gpt2_a", "gpt2_b"):
         made[name] = lora(
             root / name, root / "gpt2", len(made), target_modules=["c_attn", "c_proj"], fan_in_fan_out=True
         )
     return made
+
+
+def in_bfloat16(folder: Path, target: Path) -> Path:
+    """Copy an adapter with factors in bfloat16."""
+    shutil.copytree(folder, target)
+    factors = load_file(folder / "adapter_model.safetensors")
+    save_file({k: v.bfloat16() for k, v in factors.items()}, target / "adapter_model.safetensors")
+    return target
 
 
 def merge_of(folders: Folders, base: str, names: list[str], method: str, coefficient: float) -> StreamingMerge:
@@ -65,7 +75,7 @@ def state(folder: Path) -> dict[str, Tensor]:
 
 PAIRS = [
     ("base", "a", "b"), ("base", "rs_a", "rs_b"), ("base", "a", "wide"), ("base", "rs_a", "pattern"),
-    ("half", "half_a", "half_b"), ("gpt2", "gpt2_a", "gpt2_b"),
+    ("half", "half_a", "half_b"), ("half", "half_a16", "half_b16"), ("gpt2", "gpt2_a", "gpt2_b"),
 ]  # fmt: skip
 
 
@@ -129,6 +139,41 @@ def test_other_merges_equal_those_of_whole_models(
     expected = MERGES[method](base, children, coefficient, seed=0)
     for key, value in state(tmp_path / "merged").items():
         assert torch.equal(value, expected[key].float())
+
+
+def updated(folders: Folders, base: str, name: str) -> dict[str, Tensor]:
+    """Return the weights of a base plus the update of an adapter, all in float64."""
+    weights = {k: v.double() for k, v in state(folders[base]).items()}
+    adapter = open_adapter(folders[name])
+    factors = load_file(folders[name] / "adapter_model.safetensors")
+    for module in adapter.factors:
+        a, b = (factors[f"base_model.model.{module}.lora_{f}.weight"].double() for f in "AB")
+        weights[f"{module}.weight"] += adapter.config["lora_alpha"] / adapter.config["r"] * (b @ a)
+    return weights
+
+
+@pytest.mark.parametrize("method", list_streamable())
+@pytest.mark.parametrize("kind", ["", "16"])
+def test_a_merge_on_a_half_precision_base_is_rounded_once(
+    folders: Folders, tmp_path: Path, method: str, kind: str
+) -> None:
+    names, coefficient = [f"half_a{kind}", f"half_b{kind}"], 1.0 if MERGES[method].grid == (1.0,) else 0.6
+    merge = merge_of(folders, "half", names, method, coefficient)
+    merge.write(tmp_path / "merged")
+    base = {k: v.double() for k, v in state(folders["half"]).items()}
+    exact = MERGES[method](base, [updated(folders, "half", n) for n in names], coefficient, seed=0)
+    for key, value in state(tmp_path / "merged").items():
+        assert value.dtype == torch.bfloat16
+        # the update in float32, then the sum once
+        assert bool(((value.double() - exact[key]).abs() <= 1.01 * half_ulp(exact[key])).all())
+    # an adapter of enough rank is not rounded to the type of the base
+    _, discarded = write_adapter(tmp_path / "adapter", merge, 32)
+    small = open_adapter(tmp_path / "adapter")
+    assert discarded < 1e-12
+    for module in small.factors:
+        change = exact[f"{module}.weight"] - base[f"{module}.weight"]
+        lost, norm = (torch.linalg.vector_norm(v) for v in (small.update(module) - change, change))
+        assert lost <= 1e-12 + 1e-6 * norm
 
 
 @pytest.mark.parametrize("full", [512, 8])

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.support.model_folders import load, tiny_llama
+from tests.support.model_folders import half_ulp, load, tiny_llama
 from trainables.merging import formulas, streaming
 from trainables.merging.methods import MERGES
 from trainables.merging.streaming import StreamingMerge, list_streamable
@@ -72,6 +72,25 @@ def test_a_streamed_merge_equals_the_merge_of_state_dicts(
     loaded = load(target).state_dict()
     for key, value in expected.items():
         assert torch.equal(loaded[key], value.to(loaded[key].dtype))
+
+
+@pytest.mark.parametrize("method", list_streamable())
+def test_a_merge_of_half_precision_is_rounded_once(folders: dict[str, Path], tmp_path: Path, method: str) -> None:
+    children, coefficient = [folders["a16"], folders["b16"]], 1.0 if MERGES[method].grid == (1.0,) else 0.7
+    base = tiny_llama(tmp_path / "base16", 0, near=folders["base"], dtype=torch.bfloat16)
+    models = [open_model_folder(p) for p in children]
+    StreamingMerge(models, open_model_folder(base), method, coefficient, seed=3).write(tmp_path / "out")
+    merged = state(tmp_path / "out")
+
+    def merge_in(kind: torch.dtype) -> dict[str, Tensor]:
+        first, *others = ({k: v.to(kind) for k, v in state(p).items()} for p in (base, *children))
+        return MERGES[method](first, others, coefficient, seed=3)
+
+    single, exact = merge_in(torch.float32), merge_in(torch.float64)
+    for key, value in merged.items():
+        assert value.dtype == torch.bfloat16
+        assert torch.equal(value, single[key].bfloat16())
+        assert bool(((value.double() - exact[key]).abs() <= 1.01 * half_ulp(exact[key])).all())
 
 
 def test_weight_one_returns_the_second_model_with_its_tokenizer_and_type(

@@ -30,7 +30,7 @@ from dashboards.views.parents import (
 from dashboards.views.section import Control, Hero, Section, TableCard, Tile, View
 from dashboards.views.verdicts import Judgement, ask
 from sweeper.analysis.best import choose_winner
-from sweeper.analysis.evidence.needs import OBJECTIVE, make_extend_command
+from sweeper.analysis.evidence.needs import make_extend_command
 from sweeper.analysis.evidence.plan import read_missing
 from sweeper.analysis.evidence.sentences import name_aim
 from sweeper.analysis.posterior import Favourite, Posterior
@@ -187,8 +187,7 @@ def _make_command(run: Run, selection: Selection, question: tuple[str, str, str]
     if question is None or run.spec is None or selection.split or "run" in run.tables["trials"].column_names:
         return ""
     objective, noise, _ = question
-    noise_, objective_ = (None if noise == run.spec.noise else noise), (None if objective == OBJECTIVE else objective)
-    command = make_extend_command(run.called, run.spec, noise_, objective_)
+    command = make_extend_command(run.called, run.spec, noise, objective)
     return command and command + run.flags
 
 

@@ -68,9 +68,8 @@ def build(run: Run, selection: Selection) -> Section:
     explained = believed.explanation
     if explained is not None and len(explained.posterior) > 1:
         charts.append(draw_posterior(explained, chosen.noise_label))
-    found = judgement.analysis.exponents if judgement and judgement.analysis else None
-    adaptive = bool(judgement and judgement.analysis and judgement.analysis.regime.adaptive)
-    exponents = choose_exponents(found, believed.record(), chosen.noise, adaptive)
+    analysis = judgement.analysis if judgement else None
+    exponents = choose_exponents(analysis, believed.record(), chosen.noise)
     if exponents.factors:
         charts.append(draw_exponents(exponents, chosen.noise))
     charts += _draw_knobs(run, chosen.name, chosen.split, chosen.noise)

@@ -157,6 +157,7 @@ def summarize_sweep(
         analysis: Analysis of the sweep's objective and noise, if known; else the trials are analysed here.
     """
     from sweeper.analysis.best import choose_winner, find_over_limits
+    from sweeper.analysis.evidence.analyse import find_analysis
     from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH, summarize
     from sweeper.analysis.scorecard.answer import find_answer
@@ -176,6 +177,8 @@ def summarize_sweep(
     record["warnings"] = [*format_warnings(trials), *([posterior.assumed] if posterior.assumed else [])]
     record["weights"] = _file(place, weights) if weights and place.has(weights) else None
     space = find_space(spec)
+    analysis = analysis or find_analysis(trials, spec.objective, spec.noise)[0]
+    record["preferred"] = record_preferred(analysis, noise)
     record["answer"] = find_answer(spec, space, trials, posterior, str(folder), record["page"], analysis).record()
     try:
         best = choose_winner(trials, spec.objective, posterior, lost)
@@ -183,6 +186,14 @@ def summarize_sweep(
     except SpecError:
         record["recommendations"] = {}  # no optimum yet, or a noise without a learning rate; the summary states it
     return record
+
+
+def record_preferred(analysis: Analysis | None, noise: str) -> dict[str, Any] | None:
+    """Return the record of the definition that ranks before the shown one, with `sentence`; None without one."""
+    from sweeper.analysis.evidence.ranking import find_preferred
+
+    preferred = find_preferred(analysis.ranking, noise) if analysis else None
+    return {**asdict(preferred), "sentence": preferred.compare_with(noise)} if preferred else None
 
 
 def find_space(spec: SweepSpec) -> Space | None:

@@ -50,6 +50,7 @@ def format_summary(record: Mapping[str, Any]) -> str:
     if record["imported"]:
         parts.append(ELSEWHERE)
     parts.append(_regimes(record))
+    parts += [wrap(record["preferred"]["sentence"], 0)] if record.get("preferred") else []
     parts.append(format_best(record))
     return "\n\n".join(parts)
 

@@ -29,7 +29,7 @@ from sweeper.analysis.evidence.verdict import judge
 from sweeper.analysis.regime import Regime, fit_regime
 from sweeper.analysis.stages.designed import select_designed
 from sweeper.search.noise_targets import check_shown
-from sweeper.search.objectives import OBJECTIVES, Objective
+from sweeper.search.objectives import OBJECTIVES
 
 DRAWS = 300
 
@@ -78,7 +78,7 @@ def _analyse(trials: pa.Table, objective: str, noise: str, split: str, seed: int
     test = compare_shapes(by_design.order_along(noise), noise, seed=seed)
     raised = raise_tail(by_design)
     names = list_definitions(raised)
-    exponents = _fit_exponents(raised, names, draws, seed)
+    exponents = fit_exponents(raised, names, draws=max(1, draws // 3), seed=seed)
     free = _free_exponents(raised, exponents)
     shared, tested = select_common(raised, names), select_comparable(raised, names, noise)
     fitted = None if free is None else cross_fit(shared, free, seed)
@@ -110,22 +110,12 @@ def _analyse(trials: pa.Table, objective: str, noise: str, split: str, seed: int
     )
 
 
-def analyse_exponents(trials: pa.Table, goal: Objective, noise: str, *, seed: int = 0, draws: int = DRAWS) -> Exponents:
-    """Return the part `exponents` of an analysis alone.
-
-    Args:
-        trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
-        goal: Objective on its split.
-        noise: Name in `NOISE`.
-        seed: Seed of every bootstrap.
-        draws: Number of bootstrap draws of the analysis.
-    """
-    raised = raise_tail(subsample(collect(select_designed(trials, noise), goal)))
-    return _fit_exponents(raised, list_definitions(raised), draws, seed)
-
-
-def _fit_exponents(cells: Cells, names: tuple[str, ...], draws: int, seed: int) -> Exponents:
-    return fit_exponents(cells, names, draws=max(1, draws // 3), seed=seed)
+def find_analysis(trials: pa.Table, objective: str, noise: str) -> tuple[Analysis | None, str]:
+    """Return `analyse` of the trials; where it is impossible, None and the reason."""
+    try:
+        return analyse(trials, objective, noise), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def _interval(regime: Regime) -> tuple[float, float] | None:

@@ -170,9 +170,6 @@ def _round(place: float) -> float:
     return float(f"{math.exp(place):.3g}")
 
 
-OBJECTIVE = "gain_mean"
-
-
 def make_extend_command(called: str, spec: SweepSpec, noise: str | None = None, objective: str | None = None) -> str:
     """Return the command that runs the missing trials of an answer; empty if no command can.
 
@@ -180,9 +177,10 @@ def make_extend_command(called: str, spec: SweepSpec, noise: str | None = None, 
         called: Name of the sweep on the command line.
         spec: The sweep.
         noise: Noise scale of the answer; None takes the sweep's.
-        objective: Objective of the answer; None takes `OBJECTIVE`.
+        objective: Objective of the answer; None takes the sweep's.
     """
     if is_uri(spec.out) or spec.fixed.get("trainable") == IMPORTED:
         return ""
-    flags = [f" --{k} {v}" for k, v in (("noise", noise), ("objective", objective)) if v]
+    asked = {"noise": noise, "objective": objective}
+    flags = [f" --{name} {value}" for name, value in asked.items() if value not in (None, getattr(spec, name))]
     return f"sweeper extend {called}{''.join(flags)}"

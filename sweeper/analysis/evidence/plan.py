@@ -250,7 +250,7 @@ def plan_extension(
     Args:
         spec: The sweep; `out` names its folder.
         space: Its search space.
-        objective: Objective of the answer; None takes `gain_mean`.
+        objective: Objective of the answer; None takes the sweep's.
         noise: Noise scale of the answer; None takes the sweep's.
         repeats: See `plan_needs`.
         noises: See `plan_needs`.
@@ -261,7 +261,7 @@ def plan_extension(
     from sweeper.storage.tables import read_trials
 
     assert spec.out is not None
-    noise, objective, place = noise or spec.noise, objective or "gain_mean", place_of(spec.out)
+    noise, objective, place = noise or spec.noise, objective or spec.objective, place_of(spec.out)
     _check(objective, noise)
     trials = read_trials(place)
     analysis = analyse(trials, objective, noise)

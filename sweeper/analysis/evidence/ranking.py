@@ -24,7 +24,7 @@ import numpy as np
 from sweeper.analysis.evidence.cells import NAMED, Array, Cells, Rows
 from sweeper.analysis.evidence.exponents import noise_ceiling
 from sweeper.analysis.evidence.linear import LeftOutErrors, predict_left_out, r_squared
-from sweeper.formatting import pluralize
+from sweeper.formatting import number, pluralize
 from sweeper.search.noise_sampler.single_index import MIN_CONFIGS, Basis, best_index
 
 FITTED = "fitted"
@@ -75,6 +75,42 @@ class Ranking:
     influence: int | None = None
     lead: tuple[str, ...] = ()
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Preferred:
+    """Definition that ranks before the shown one.
+
+    Attributes:
+        noise: Its name.
+        r2: R² of left-out configurations by it.
+        wins: Share of the resampled tables in which it is the best or ties with the best.
+        shown_r2: R² by the shown definition.
+        shown_wins: The share for the shown definition.
+    """
+
+    noise: str
+    r2: float
+    wins: float
+    shown_r2: float
+    shown_wins: float
+
+    def compare_with(self, shown: str) -> str:
+        """Return the comparison with the shown definition as a sentence."""
+        name = f"the index with free exponents ({FITTED})" if self.noise == FITTED else self.noise
+        return (
+            f"{name} ranks before {shown}: R² {number(self.r2)} against {number(self.shown_r2)}, best in "
+            f"{100 * self.wins:.0f} % against {100 * self.shown_wins:.0f} % of the resampled tables."
+        )
+
+
+def find_preferred(ranking: Ranking, shown: str) -> Preferred | None:
+    """Return the definition that ranks first; None if it is the shown one or equals it, or without a ranking."""
+    rows = ranking.rows
+    own = next((r for r in rows if r.name == shown), None)
+    if own is None or rows[0] is own or shown in rows[0].same_as:
+        return None
+    return Preferred(rows[0].name, rows[0].r2, rows[0].wins, own.r2, own.wins)
 
 
 def list_definitions(cells: Cells) -> tuple[str, ...]:
@@ -132,8 +168,8 @@ def rank(cells: Cells, fitted: LeftOutErrors | None = None, *, seed: int = 0, dr
         of_top = r2 / top if top and top > 0 else None
         rows.append(Rank(n, r2, float(low), float(high), of_top, wins, int(f.beyond.sum()), same))
     rows.sort(key=lambda r: -round(r.r2, 9))
-    lead, number = measure_influence(rows, errors)
-    return Ranking(len(shared), tuple(rows), missing, number, lead)
+    lead, influence = measure_influence(rows, errors)
+    return Ranking(len(shared), tuple(rows), missing, influence, lead)
 
 
 def _is_power(cells: Cells, a: str, b: str) -> bool:

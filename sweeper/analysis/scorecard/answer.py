@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from search_spaces import Space
 from sweeper.analysis.best import choose_winner, find_over_limits, rank_trials
-from sweeper.analysis.evidence.analyse import analyse
+from sweeper.analysis.evidence.analyse import find_analysis
 from sweeper.analysis.evidence.findings import Analysis
 from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.scorecard.badge import Badge, Word, summarize_verdict
@@ -109,7 +109,8 @@ def find_answer(
         analysis: Analysis of the sweep's objective and noise, if known; else the trials are analysed here.
     """
     goal = resolve_objective(spec.objective, trials)
-    badge = _find_badge(trials, spec, analysis)
+    found, doubt = (analysis, "") if analysis else find_analysis(trials, spec.objective, spec.noise)
+    badge = summarize_verdict(found, doubt)
     winner = choose_winner(trials, spec.objective, posterior, find_over_limits(trials, spec))
     confirmation = find_confirmation(trials, spec.objective) if winner and winner["confirmed"] else None
     return Answer(
@@ -139,13 +140,6 @@ def find_answer(
 def _find_origin(trials: pa.Table) -> str:
     kinds = set(trials["trainable"].to_pylist())
     return SYNTHETIC if "synthetic" in kinds else ELSEWHERE if "imported" in kinds else ""
-
-
-def _find_badge(trials: pa.Table, spec: SweepSpec, analysis: Analysis | None) -> Badge:
-    try:
-        return summarize_verdict(analysis or analyse(trials, spec.objective, spec.noise))
-    except ValueError as error:
-        return summarize_verdict(None, str(error))
 
 
 def _find_settings(winner: Mapping[str, Any], space: Space | None) -> dict[str, Any]:

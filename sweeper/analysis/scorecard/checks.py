@@ -12,6 +12,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.evidence.gains import Finding
+from sweeper.analysis.evidence.linear import R2
+from sweeper.analysis.evidence.ranking import find_preferred
 from sweeper.analysis.evidence.sentences import SHARPNESS_WORDS, format_p, format_percent
 from sweeper.analysis.regime import EDGE
 from sweeper.formatting import name_knob, number, pluralize
@@ -131,16 +133,15 @@ def _check_exponents(a: Analysis) -> Check:
 
 
 def _check_rank(a: Analysis) -> Check:
-    claim, rows = f"No definition ranks above {a.noise}", a.ranking.rows
-    own = next((r for r in rows if r.name == a.noise or a.noise in r.same_as), None)
+    claim = f"No definition ranks above {a.noise}"
+    own = next((r for r in a.ranking.rows if r.name == a.noise), None)
     if own is None:
         return _not_tested(claim, a.ranking.reason or f"most configurations lack {a.noise}")
-    first = rows[0]
+    if preferred := find_preferred(a.ranking, a.noise):
+        outcome = CheckOutcome.FAIL if own.wins < 0.05 else CheckOutcome.OPEN
+        return Check(claim, outcome, preferred.compare_with(a.noise))
     share = f"{a.noise} is the best in {format_percent(own.wins)} of the resampled tables"
-    if first is own:
-        return Check(claim, CheckOutcome.PASS, f"R² of left-out configurations {number(own.r2)}; {share}.")
-    text = f"{first.name} has {number(first.r2)}, {a.noise} {number(own.r2)}; {share}."
-    return Check(claim, CheckOutcome.FAIL if own.wins < 0.05 else CheckOutcome.OPEN, text)
+    return Check(claim, CheckOutcome.PASS, f"{R2} {number(own.r2)}; {share}.")
 
 
 def _check_controls(a: Analysis) -> Iterator[Check]:

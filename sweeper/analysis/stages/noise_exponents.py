@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeper.analysis.evidence.exponents import Exponents, relative_exponents
+from sweeper.analysis.evidence.exponents import relative_exponents
 from sweeper.formatting import format_table, name_knob, number, pluralize, wrap
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from sweeper.analysis.evidence.findings import Analysis
 
 
 @dataclass(frozen=True)
@@ -50,32 +50,15 @@ class NoiseExponents:
     factors: tuple[FactorExponent, ...] = ()
 
 
-def estimate_exponents(trials: pa.Table, objective: str, noise: str) -> Exponents:
-    """Return the exponents that `sweeper.analysis.evidence.analyse.analyse` returns, without its other tests.
-
-    Args:
-        trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
-        objective: Name in `OBJECTIVES`.
-        noise: Name in `NOISE`.
-    """
-    from threadpoolctl import threadpool_limits
-
-    from sweeper.analysis.evidence.analyse import analyse_exponents
-    from sweeper.search.objectives import OBJECTIVES
-
-    with threadpool_limits(1):
-        return analyse_exponents(trials, OBJECTIVES[objective].on(OBJECTIVES[objective].split_in(trials)), noise)
-
-
-def choose_exponents(found: Exponents | None, belief: Mapping[str, Any], noise: str, adaptive: bool) -> NoiseExponents:
+def choose_exponents(analysis: Analysis | None, belief: Mapping[str, Any], noise: str) -> NoiseExponents:
     """Return the exponents to show: those of the trials, or those of the search's model if the trials are too few.
 
     Args:
-        found: Single index of the trials; None without an analysis.
+        analysis: Analysis of the trials, with their single index; None without one.
         belief: Record of the posterior, see `sweeper.analysis.posterior.Posterior.record`.
         noise: Name in `NOISE`.
-        adaptive: Whether results chose the settings of some of the trials behind `found`.
     """
+    found, adaptive = (analysis.exponents, analysis.regime.adaptive) if analysis else (None, False)
     if found is not None and found.value:
         given = relative_exponents(noise, list(found.value))
         factors = tuple(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from sweeper.analysis.evidence.cells import collect, raise_tail
-from sweeper.analysis.evidence.ranking import rank
+from sweeper.analysis.evidence.ranking import Preferred, find_preferred, rank
 from sweeper.formatting import number
 from sweeper.search.objectives import resolve_objective
 from trainables.noise import NOISE
@@ -19,23 +19,15 @@ CERTAIN = 0.95
 """Share of the resampled maps in which the preferred definition must predict best."""
 
 
-@dataclass(frozen=True)
-class Preference:
-    """A definition that predicts the map better than the sweep's, with R² of left-out configurations of both."""
-
-    noise: str
-    r2: float
-    r2_before: float
-
-    def describe(self, before: str) -> str:
-        """Return the preference as a sentence."""
-        return (
-            f"the map prefers noise {self.noise} (R² {number(self.r2)}) to {before} (R² {number(self.r2_before)}): the "
-            f"search moves along {NOISE[self.noise].formula}"
-        )
+def describe_preference(preferred: Preferred, before: str) -> str:
+    """Return as a sentence along which noise the search moves, instead of the sweep's."""
+    return (
+        f"the map prefers noise {preferred.noise} (R² {number(preferred.r2)}) to {before} "
+        f"(R² {number(preferred.shown_r2)}): the search moves along {NOISE[preferred.noise].formula}"
+    )
 
 
-def find_preference(trials: pa.Table, objective: str, noise: str, known: Collection[str]) -> Preference | None:
+def find_preference(trials: pa.Table, objective: str, noise: str, known: Collection[str]) -> Preferred | None:
     """Return the predicted noise that the map prefers beyond doubt; None if it is the sweep's or none.
 
     Args:
@@ -49,8 +41,6 @@ def find_preference(trials: pa.Table, objective: str, noise: str, known: Collect
         compared = {noise, *known}
         noises = {name: x if name in compared else np.full(len(x), np.nan) for name, x in cells.noise.items()}
         cells = replace(cells, noise=noises)
-        rows = rank(cells).rows
-    before = next((row for row in rows if row.name == noise), None)
-    if before is None or not rows or rows[0].name not in known or rows[0].name == noise or noise in rows[0].same_as:
-        return None
-    return Preference(rows[0].name, rows[0].r2, before.r2) if rows[0].wins >= CERTAIN else None
+        preferred = find_preferred(rank(cells), noise)
+    sure = preferred is not None and preferred.noise in known and preferred.wins >= CERTAIN
+    return preferred if sure else None

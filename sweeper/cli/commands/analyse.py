@@ -12,7 +12,7 @@ from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.errors import ExitCode, SpecError
 from sweeper.formatting import cell_text, format_table, is_value, name_knob, number, pluralize, wrap
 from sweeper.search.noise_targets import check_shown
-from sweeper.search.objectives import OBJECTIVES
+from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 from trainables.registry import UnknownName, unknown
 from trainables.result import SPLITS
 
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from sweeper.analysis.evidence.findings import Analysis
     from sweeper.analysis.evidence.plan import Plan
     from sweeper.analysis.evidence.ranking import Rank
-from sweeper.analysis.evidence.needs import OBJECTIVE, make_extend_command
+    from sweeper.config.spec import SweepSpec
+from sweeper.analysis.evidence.needs import make_extend_command
 
 _SHOWN = 12
 FITTED = "fitted"
 
 _DIRS = Argument("dirs", "DIR...", "Run folders, or their URIs; each is analysed alone.", nargs=-1, required=True)
 _OPTIONS = (
-    Option("--objective", "NAME", f"{OBJECTIVE_HELP} (default: gain_mean).", names=objectives),
+    Option("--objective", "NAME", f"{OBJECTIVE_HELP} (default: the sweep's).", names=objectives),
     Option("--split", "NAME", "train, val or test (default: val, or test if only test was measured).",
            names=lambda: SPLITS),
     Option("--by-merge", "", "Also show the best noise of every merge method.", default=False),
@@ -51,6 +52,7 @@ def analyse(args: Arguments) -> int:
 
     conditions, split = _parse_conditions(args.where or ()), _check_options(args)
     analyses: dict[str, Analysis] = {}
+    subjects: dict[str, str] = {}
     commands: dict[str, str] = {}
     plans: dict[str, Plan | None] = {}
     methods: dict[str, tuple[MethodCurve, ...]] = {}
@@ -67,7 +69,10 @@ def analyse(args: Arguments) -> int:
         commands[folder] = (
             make_extend_command(shlex.quote(str(spec.out)), spec, args.noise, args.objective) if extendable else ""
         )
-        analyses[folder] = analysis.analyse(trials, args.objective or OBJECTIVE, args.noise or spec.noise, split=split)
+        analyses[folder] = analysis.analyse(
+            trials, args.objective or spec.objective, args.noise or spec.noise, split=split
+        )
+        subjects[folder] = _name_subject(analyses[folder], spec)
         if args.by_merge:
             methods[folder] = _fit_methods(folder, trials, args.noise or spec.noise)
         if args.by_window:
@@ -83,7 +88,7 @@ def analyse(args: Arguments) -> int:
         for folder, a in analyses.items()
     }
     text = "\n\n\n".join(
-        f"{_title(folder, len(analyses))}{report(a, commands[folder], plans[folder])}"
+        f"{_title(folder, len(analyses))}{report(a, commands[folder], plans[folder], subjects[folder])}"
         f"{_format_methods(methods.get(folder, ()))}{_format_windows(windows.get(folder, ()))}"
         for folder, a in analyses.items()
     )
@@ -156,7 +161,8 @@ def _title(folder: str, folders: int) -> str:
 
 def _check_options(args: Arguments) -> str | None:
     try:
-        OBJECTIVES[args.objective or OBJECTIVE]
+        if args.objective:
+            OBJECTIVES[args.objective]
         if args.noise:
             check_shown(args.noise)
         if args.split is not None and args.split not in SPLITS:
@@ -196,13 +202,22 @@ def _filter_rows(trials: pa.Table, key: str, value: str, folder: str) -> pa.Tabl
     return kept
 
 
-def report(a: Analysis, extend: str = "", plan: Plan | None = None) -> str:
+def _name_subject(a: Analysis, spec: SweepSpec) -> str:
+    """Return which objective and noise an analysis judges, and whether the sweep has the same."""
+    each = {"objective": (a.objective, spec.objective), "noise": (a.noise, spec.noise)}
+    texts = [f"{what} {judged}" + ("" if judged == own else f" (the sweep's: {own})")
+             for what, (judged, own) in each.items()]  # fmt: skip
+    return f"judged: {', '.join(texts)}, on {SPLIT_WORDS[a.split]}"
+
+
+def report(a: Analysis, extend: str = "", plan: Plan | None = None, subject: str = "") -> str:
     """Return an analysis for a terminal: the sentences, the table of noises, and the missing trials.
 
     Args:
         a: The analysis.
         extend: Command that runs the missing trials; empty if there is none.
         plan: Trials of that command; None if they are unknown.
+        subject: What is judged, as a line; empty leaves it out.
     """
     from sweeper.analysis.scorecard.badge import summarize_verdict
 
@@ -211,7 +226,11 @@ def report(a: Analysis, extend: str = "", plan: Plan | None = None) -> str:
     # the word of `best` and the page, then what the tests alone say
     word = summarize_verdict(a).word
     label = str(word) if word.lower() == label else f"{word} ({label} by the tests)"
-    parts = [wrap(f"{label}: {reason}", 0), "\n".join(wrap(f"- {line}", 0) for line in others)]
+    parts = [
+        wrap(f"{label}: {reason}", 0),
+        *([subject] if subject else []),
+        "\n".join(wrap(f"- {line}", 0) for line in others),
+    ]
     if a.ranking.rows:
         parts.append(_format_ranking(a))
     parts.append(_format_needs(a, extend, plan))

@@ -29,7 +29,9 @@ _OPTIONS = (
     Option("--dry-run", "", "Print the trials and run none.", default=False),
     Option("--repeats", "R", "Repeats per configuration (default: as the analysis needs).", type=COUNT),
     Option("--noises", "N", "Largest number of new noises (default: as the analysis needs).", type=COUNT),
-    Option("--objective", "NAME", f"Objective of the answer: {OBJECTIVE_HELP} (default: gain_mean).", names=objectives),
+    Option(
+        "--objective", "NAME", f"Objective of the answer: {OBJECTIVE_HELP} (default: the sweep's).", names=objectives
+    ),
 )
 
 

@@ -22,12 +22,12 @@ from sweeper.formatting import format_table, number, pluralize, wrap
 from sweeper.storage.location import is_uri
 
 if TYPE_CHECKING:
-    from sweeper.analysis.stages.noise_exponents import NoiseExponents
     from trainables.result import PairOutput
 from sweeper.analysis.summary import (
     SHOWN_KNOBS,
     check_shown_noise,
     format_sweep,
+    record_preferred,
     record_sweep,
     summarize_sweep,
 )
@@ -45,10 +45,12 @@ def read_run(args: Arguments) -> tuple[SweepSpec, Any, str]:
 
 def show_status(args: Arguments) -> int:
     """`sweeper status DIR`."""
+    from sweeper.analysis.evidence.analyse import find_analysis
     from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH
     from sweeper.analysis.regime import fit_regime
-    from sweeper.analysis.stages.noise_exponents import format_exponents
+    from sweeper.analysis.scorecard.badge import summarize_verdict
+    from sweeper.analysis.stages.noise_exponents import choose_exponents, format_exponents
     from sweeper.storage.run_folder import is_running
 
     spec, trials, noise = read_run(args)
@@ -67,24 +69,20 @@ def show_status(args: Arguments) -> int:
     regimes = {name: fit_regime(trials, name, noise).message for name in BOTH if name != spec.objective}
     regimes |= {record.regime.objective: record.regime.message} if record.regime else {}
     belief = posterior.record()
-    exponents = _find_exponents(trials, spec.objective, noise, belief)
-    parts = [format_record(about, record)]
+    analysis, doubt = find_analysis(trials, spec.objective, noise)
+    badge, preferred = summarize_verdict(analysis, doubt), record_preferred(analysis, noise)
+    exponents = choose_exponents(analysis, belief, noise)
+    parts = [wrap(f"{badge.word}: {badge.reason}.", 0), format_record(about, record)]
     parts += [wrap(f"{name}: {message}", 0) for name, message in regimes.items() if name != spec.objective]
     parts += [wrap(budget_error, 0)] if budget_error else []
+    parts += [wrap(preferred["sentence"], 0)] if preferred else []
     parts += [format_posterior(belief, noise), format_exponents(exponents)]
     printed = {**about, **record.model_dump(mode="json"), "regimes": regimes, "belief": belief}
-    printed["exponents"] = asdict(exponents)
+    printed |= {"verdict": badge.word, "reason": badge.reason}
+    printed |= {"preferred": preferred, "exponents": asdict(exponents)}
     printed["progress"]["budget"] = budget or None
     emit(args.json, printed, "\n".join(parts))
     return ExitCode.DONE
-
-
-def _find_exponents(trials: Any, objective: str, noise: str, belief: Mapping[str, Any]) -> NoiseExponents:
-    from sweeper.analysis.stages.designed import find_adaptive, select_designed
-    from sweeper.analysis.stages.noise_exponents import choose_exponents, estimate_exponents
-
-    adaptive = bool(find_adaptive(select_designed(trials, noise)))
-    return choose_exponents(estimate_exponents(trials, objective, noise), belief, noise, adaptive)
 
 
 def _count_configurations(spec: SweepSpec) -> tuple[int, str]:

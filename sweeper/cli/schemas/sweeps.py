@@ -12,6 +12,7 @@ from sweeper.analysis.comparison import Overlap, SweepSummary
 from sweeper.analysis.curve.merge_methods import MethodCurve
 from sweeper.analysis.curve.windows import WindowEffect
 from sweeper.analysis.evidence.findings import Analysis
+from sweeper.analysis.evidence.ranking import Preferred
 from sweeper.analysis.posterior import Favourite
 from sweeper.analysis.recommend import Recommendation
 from sweeper.analysis.regime import Regime
@@ -30,6 +31,12 @@ Summary: Any = model_of(SweepSummary, "Summary", Regime=Optimum)
 ExponentsRecord: Any = model_of(NoiseExponents, "ExponentsRecord")
 AnswerRecord: Any = model_of(Answer, "AnswerRecord")
 Belief: Any = model_of(Explanation, "BeliefExplanation", sometimes=True)
+
+
+class PreferredRecord(model_of(Preferred, "PreferredFields")):
+    """Definition of noise that ranks before the shown one."""
+
+    sentence: str = say("the comparison as a sentence")
 
 
 class ModelScore(Output):
@@ -131,6 +138,7 @@ class Results(Output):
     imported: bool = say("whether a trial was trained elsewhere")
     proxy_only: bool = say("whether all trials so far had a share of the training budget")
     regimes: dict[str, Optimum] = say("objective -> its best noise")
+    preferred: PreferredRecord | None = say("definition that ranks before the shown one; null without one")
     best: Best | None = say("the winner; null without a viable trial")
     front: list[dict[str, Any]] = say("Pareto set of several objectives: config, number, digest, repeats, and a mean "
                                        "for each objective")  # fmt: skip
@@ -168,6 +176,9 @@ class StatusRecord(SweepRecord):
     objective: str = say("objective that ranks the trials")
     noise: str = say("shown definition of noise")
     running: bool = say("whether a process runs the sweep")
+    verdict: str = say("verdict on the noise in one word")
+    reason: str = say("its reason in one line")
+    preferred: PreferredRecord | None = say("definition that ranks before the shown one; null without one")
     regimes: dict[str, str] = say("objective -> verdict on its best noise")
     belief: BeliefRecord = say("belief of the noise sampler's model")
     exponents: ExponentsRecord = say("exponents of the noise, and what they rest on")

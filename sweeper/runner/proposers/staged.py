@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from sweeper.analysis.stages.candidates import Candidate, choose_candidates
-from sweeper.analysis.stages.search_noise import find_preference
+from sweeper.analysis.stages.search_noise import describe_preference, find_preference
 from sweeper.config.prepared import PreparedSweep
 from sweeper.runner.proposers.search import Proposal, Proposer, StudyProposer, make_search_proposer
 from sweeper.search.map_design import MapDesign, Pilot
@@ -163,7 +163,7 @@ class StagedProposer:
         preferred = find_preference(trials.filter(mapping), spec.objective, spec.noise, known)
         if preferred:
             self.inner.move_along(preferred.noise)
-            self.say(preferred.describe(spec.noise))
+            self.say(describe_preference(preferred, spec.noise))
 
     def _propose(self, segment: Segment, number: int) -> tuple[Mapping[str, Any], str]:
         index = number - segment.start

@@ -84,7 +84,7 @@ def test_exponents_stand_beside_the_definitions():
     found = Explanation("paper", {"learning_rate": 1.0, "batch_size": -0.8}, {"batch_size": -1.1}, {"batch_size": -0.5},
                         trials=30)  # fmt: skip
     believed = Posterior(found, {"learning_rate": 1.0, "batch_size": -1.0})
-    chart = draw_exponents(choose_exponents(None, believed.record(), "paper", False), "paper")
+    chart = draw_exponents(choose_exponents(None, believed.record(), "paper"), "paper")
     given, fitted = chart.figure.data
     assert list(fitted.y) == ["η", "1/B"]
     assert list(given.x) == [1.0, 1.0]

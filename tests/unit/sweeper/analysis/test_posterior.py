@@ -58,7 +58,7 @@ def test_the_text_sets_the_fitted_exponents_beside_the_definition(believed: Post
         r"noise paper accounts for (> )?\d+ % \(90 % interval (> )?\d+ to (> )?\d+ %\) of the explained variance",
         " ".join(text.split()),
     )
-    table = format_exponents(choose_exponents(None, believed.record(), "paper", False))
+    table = format_exponents(choose_exponents(None, believed.record(), "paper"))
     assert [line.split()[:2] for line in table.splitlines()[-4:]] == [
         ["η", "1"],
         ["1/B", "1"],

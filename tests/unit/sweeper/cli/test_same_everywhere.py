@@ -64,6 +64,33 @@ def test_the_best_noise_with_its_interval(run: Path, page: Any, capsys: pytest.C
         assert interval in shown
 
 
+def test_the_verdict_in_one_word(run: Path, page: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    word = page["overview"].hero.badge.word
+    # without options each command judges the sweep's own objective and noise
+    analysed, text = said(capsys, "analyse", str(run))
+    best, status = said(capsys, "best", str(run)), said(capsys, "status", str(run))
+    record = analysed["sweeps"][str(run)]
+    assert (record["objective"], record["noise"]) == ("gain_mean", "paper")
+    assert "judged: objective gain_mean, noise paper, on validation" in text
+    assert best[0]["answer"]["verdict"] == status[0]["verdict"] == word
+    assert best[0]["answer"]["reason"] == status[0]["reason"]
+    for shown in (text, best[1], status[1]):
+        assert re.match(rf"{word}\b", shown)
+
+
+def test_the_definition_that_ranks_first(run: Path, page: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    best, status = (
+        said(capsys, "best", str(run), "--noise", "linear"),
+        said(capsys, "status", str(run), "--noise", "linear"),
+    )
+    ranked = said(capsys, "analyse", str(run), "--noise", "linear")[0]["sweeps"][str(run)]["ranking"]["rows"]
+    assert ranked[0]["name"] != "linear"
+    for record, text in (best, status):
+        assert (record["preferred"]["noise"], record["preferred"]["r2"]) == (ranked[0]["name"], ranked[0]["r2"])
+        assert record["preferred"]["sentence"] in text
+    assert said(capsys, "status", str(run))[0]["preferred"] is None
+
+
 def test_r2_of_left_out_configurations(run: Path, page: Any, capsys: pytest.CaptureFixture[str]) -> None:
     analysed, text = said(capsys, "analyse", str(run), *ASKED)
     record = analysed["sweeps"][str(run)]

@@ -6,6 +6,7 @@ from sweeper.analysis.evidence.ranking import (
     FITTED,
     Rank,
     cross_fit,
+    find_preferred,
     list_definitions,
     measure_collapse,
     measure_influence,
@@ -43,6 +44,25 @@ def test_the_generating_definition_is_ranked_first(name: str, powers) -> None:
     assert found.rows[0].wins > 0.95
     # a lead that every configuration carries
     assert found.influence > 3
+
+
+def test_a_definition_that_ranks_before_the_shown_one_is_named() -> None:
+    found = rank(of(grid(bell, scatter=0.004, one_minus_momentum=0.0)), None, draws=50)
+    preferred = find_preferred(found, "paper")
+    assert preferred is not None
+    shown = next(r for r in found.rows if r.name == "paper")
+    assert (preferred.noise, preferred.shown_r2, preferred.shown_wins) == ("linear", shown.r2, shown.wins)
+    assert preferred.r2 > preferred.shown_r2
+    sentence = preferred.compare_with("paper")
+    assert sentence.startswith("linear ranks before paper: R² ")
+    assert sentence.endswith(" of the resampled tables.")
+    assert find_preferred(found, "linear") is None
+    assert find_preferred(found, "adam_sde") is None  # the trials do not have it
+
+
+def test_a_definition_that_equals_the_shown_one_does_not_rank_before_it() -> None:
+    found = rank(of(grid(bell, scatter=0.004)), None, draws=20)
+    assert [find_preferred(found, name) for name in (found.rows[0].name, *found.rows[0].same_as)] == [None, None]
 
 
 def test_proportional_definitions_share_their_place() -> None:

@@ -31,6 +31,13 @@ def test_a_designed_hump_passes(designed) -> None:
     assert found["Noise explains more than sharpness"] == CheckOutcome.NOT_TESTED
 
 
+def test_another_definition_ranks_first() -> None:
+    checks = list_checks(analyse(table(grid(bell, scatter=0.004, one_minus_momentum=0.0)), draws=60))
+    (found,) = [c for c in checks if c.claim == "No definition ranks above paper"]
+    assert found.outcome == CheckOutcome.FAIL
+    assert found.sentence.startswith("linear ranks before paper: R² ")
+
+
 def test_each_check_is_one_sentence(designed) -> None:
     assert all(c.sentence.endswith(".") and not c.sentence.endswith("..") for c in designed)
     assert designed[-1].sentence == NO_SHARPNESS

@@ -117,7 +117,7 @@ def _run(
     if runtime.measure != 0:
         # before a trunk replaces the base
         with lab.clock.phase("measure"):
-            lab.probed = probe_columns(specs[0], lab.tasks[0], runtime)
+            lab.probed = probe_columns(specs[0], lab.tasks[0], runtime, lab.clock.phase)
     watch = Watch(
         [child for s in specs for child in s.child_specs()], lab.children * len(specs), lab.data * len(specs),
         legs * len(specs), runtime.measure, lab.clock.phase,

@@ -132,6 +132,8 @@ class Lab:
 def prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:
     """Return the lab of a trial: its data, its modules and, with `with_base`, its base weights.
 
+    Protocol `scratch` shares no base weights: children train their own, and `base_probe` those that it needs.
+
     Raises:
         UnknownName, ValueError: See `inspect`.
     """
@@ -144,7 +146,7 @@ def prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:
         lab.tasks = load_tasks(spec, runtime)
     with lab.clock.phase("base"):
         lab.weights_sha256 = add_models(spec, lab.tasks, runtime)
-        if with_base:
+        if with_base and spec.protocol != "scratch":
             for task, weights in zip(lab.tasks, base_weights(spec, lab.tasks, runtime), strict=True):
                 task.base = weights
         add_adapters(spec, lab.tasks)

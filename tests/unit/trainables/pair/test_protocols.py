@@ -27,7 +27,9 @@ from trainables.result import Outcome, PairOutput
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.tasks.tasks import children_data
+from trainables.training import base as base_module
 from trainables.training.base import own_base, trunk
+from trainables.training.base_training import train_base
 from trainables.training.legs import child_leg
 from trainables.training.loop import Seeds
 
@@ -126,6 +128,45 @@ def test_bases_of_children_from_scratch_take_time_of_their_phase(monkeypatch: py
     monkeypatch.setattr(setup, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     row = run_pair(SCRATCH, QUIET).result
     assert (row.seconds["base"], row.seconds["train"], row.step_seconds) == (200.0, 0.0, 0.0)
+
+
+def test_no_shared_base_is_trained_that_no_child_from_scratch_starts_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trained: list[int] = []
+
+    def train(spec: PairSpec, *about: Any) -> Any:
+        trained.append(spec.base.seed)
+        return train_base(spec, *about)
+
+    monkeypatch.setattr(base_module, "train_base", train)
+    folder = str(tmp_path)
+    run_pair(SCRATCH, Runtime(measure=0, bases=folder))
+    assert len(set(trained)) == len(trained) == 2  # those of the children
+    assert SPEC.base.seed not in trained
+    assert list(tmp_path.iterdir()) == []
+    measuring = Runtime(measure=1, bases=folder)
+    rows = [run_pair(replace(SCRATCH, repeat=i), measuring).result for i in (0, 1)]
+    # the probe needs the base that all trials share, once
+    assert trained.count(SPEC.base.seed) == 1
+    assert len(trained) == 2 + 3 + 2
+    shared = run_pair(SPEC, Runtime(measure=1)).result
+    assert [r.trace_sigma_base for r in rows] == [shared.trace_sigma_base] * 2
+    assert [r.k_aug for r in rows] == [shared.k_aug] * 2
+
+
+def test_the_time_of_the_probe_s_base_counts_as_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def train(*about: Any) -> Any:
+        now[0] += 100.0
+        return train_base(*about)
+
+    spec = replace(SCRATCH, base=replace(SPEC.base, seed=9))
+    monkeypatch.setattr(base_module, "train_base", train)
+    monkeypatch.setattr(setup, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    row = run_pair(spec, Runtime(measure=1)).result
+    assert (row.seconds["base"], row.seconds["measure"]) == (300.0, 0.0)
 
 
 def _starts(spec: PairSpec) -> list[dict[str, torch.Tensor]]:

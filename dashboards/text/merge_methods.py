@@ -20,19 +20,26 @@ def make_methods_table(curves: Sequence[MethodCurve]) -> TextTable:
         Cell("best noise", "noise at which the test loss of this merge is lowest"),
         Cell("90 % interval", "bootstrap over configurations"),
         Cell("test loss there [nat]", "with the 90 % band of the curve"),
-        Cell("where linear is worst [nat]", "test loss at the noise of the worst linear merge, outer tenths left out"),
+        Cell(
+            "where linear is worst [nat]",
+            "test loss at the noise of the worst linear merge, outer tenths left out, with the 90 % band of the curve",
+        ),
     )
     rows = tuple(
         (
             Cell(c.method, c.message),
             Cell(shorten(c.optimum)),
             Cell(f"{shorten(c.low)} to {shorten(c.high)}"),
-            Cell("–" if c.loss is None else f"{shorten(c.loss)} ({shorten(c.loss_low)} to {shorten(c.loss_high)})"),
-            Cell(shorten(c.elsewhere)),
+            _make_band(c.loss, c.loss_low, c.loss_high),
+            _make_band(c.elsewhere, c.elsewhere_low, c.elsewhere_high),
         )
         for c in curves
     )
     return TextTable(head, rows)
+
+
+def _make_band(loss: float | None, low: float | None, high: float | None) -> Cell:
+    return Cell("–" if loss is None else f"{shorten(loss)} ({shorten(low)} to {shorten(high)})")
 
 
 def make_windows_table(effects: Sequence[WindowEffect]) -> TextTable:

@@ -38,6 +38,7 @@ from dashboards.views import choices
 from dashboards.views.choices import METRICS, Choice, choose
 from dashboards.views.section import Control, Section, TableCard, View
 from sweeper.analysis.curve.merge_methods import MethodCurve, fit_merge_methods
+from sweeper.analysis.curve.remedies import describe_remedies, find_remedies
 from sweeper.analysis.curve.windows import compare_windows
 from sweeper.search.objectives import SPLIT_WORDS
 from trainables.result import Outcome
@@ -210,11 +211,12 @@ def _make_methods(run: Run, noise: str) -> tuple[TableCard, ...]:
     curves = _fit_methods(run, noise)
     if not any(c.loss is not None for c in curves):
         return ()
+    remedies = find_remedies(run.tables["trials"], run.tables["merges"], noise, curves)
     words = (
-        "Test loss of every merge method along the noise, with the coefficient that validation chooses. A method that "
-        "makes up for wrong hyperparameters has a low loss in the last column."
+        *describe_remedies(remedies),
+        "The table has the test loss of every method along the noise, with the coefficient that validation chooses.",
     )
-    return (TableCard("merge-methods", "Noise and merge method", words, make_methods_table(curves)),)
+    return (TableCard("merge-methods", "Noise and merge method", " ".join(words), make_methods_table(curves)),)
 
 
 VIEW = View(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,7 @@ class MethodCurve:
         loss_low, loss_high: 90 % band of the curve there [nat].
         elsewhere: Test loss of this method at the noise where `linear` is worst within the middle 80 % of the tried
             noises [nat]; None without a curve.
+        elsewhere_low, elsewhere_high: 90 % band of the curve there [nat].
         message: One or two sentences on the optimum.
     """
 
@@ -49,6 +50,8 @@ class MethodCurve:
     loss_low: float | None
     loss_high: float | None
     elsewhere: float | None
+    elsewhere_low: float | None
+    elsewhere_high: float | None
     message: str
 
     def record(self) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def fit_merge_methods(trials: pa.Table, merges: pa.Table, noise: str, seed: int 
         noise: Name of the noise.
         seed: Seed of the bootstrap.
     """
-    trials, chosen = select_budget(trials, noise), _choose_coefficients(merges)
+    trials, chosen = select_budget(trials, noise), choose_coefficients(merges)
     regimes = {
         method: fit_regime(
             _with_losses(trials, losses), OBJECTIVE, noise, split="test", seed=seed, draws=DRAWS, by_knob=False
@@ -80,22 +83,31 @@ def fit_merge_methods(trials: pa.Table, merges: pa.Table, noise: str, seed: int 
     return tuple(sorted(curves, key=lambda c: (c.loss is None, c.loss or 0.0, c.method)))
 
 
-def _choose_coefficients(merges: pa.Table) -> dict[str, dict[str, tuple[float, float]]]:
-    """Return method -> trial -> validation and test loss at the coefficient with the lowest validation loss."""
-    names = ["digest", "method", "coefficient", "loss_val", "loss_test"]
-    found: dict[str, dict[str, tuple[float, float]]] = {}
+class MethodScores(NamedTuple):
+    """Scores of a merge method in one trial, at the coefficient with the lowest validation loss."""
+
+    loss_val: float
+    loss_test: float
+    accuracy_test: float
+
+
+def choose_coefficients(merges: pa.Table) -> dict[str, dict[str, MethodScores]]:
+    """Return method -> trial -> scores of the last weights, without coefficients that return a parent or the base."""
+    names = ["digest", "method", "coefficient", *MethodScores._fields]
+    found: dict[str, dict[str, MethodScores]] = {}
     for row in select_last_weights(merges).select(names).to_pylist():
         method, at, losses = row["method"], row["coefficient"], (row["loss_val"], row["loss_test"])
+        accuracy = row["accuracy_test"]
         ends = (0.0, 1.0) if method in BETWEEN_PARENTS else (0.0,) if method in FROM_BASE else ()
         if at in ends or any(v is None or not math.isfinite(v) for v in losses):
             continue
         best = found.setdefault(method, {}).get(row["digest"])
-        if best is None or losses[0] < best[0]:
-            found[method][row["digest"]] = losses
+        if best is None or losses[0] < best.loss_val:
+            found[method][row["digest"]] = MethodScores(*losses, math.nan if accuracy is None else accuracy)
     return found
 
 
-def _with_losses(trials: pa.Table, losses: Mapping[str, tuple[float, float]]) -> pa.Table:
+def _with_losses(trials: pa.Table, losses: Mapping[str, MethodScores]) -> pa.Table:
     digests = trials.column("digest").to_pylist()
     for i, name in enumerate(("merged_loss_val", "merged_loss_test")):
         values = [losses[d][i] if d in losses else None for d in digests]
@@ -115,10 +127,12 @@ def _make_curve(method: str, regime: Regime, place: float | None) -> MethodCurve
     low, high = None, None
     if regime.optimum is not None:
         low, high = (_read(regime, side, regime.optimum) for side in (regime.lower, regime.upper))
-    elsewhere = _read(regime, regime.mean, place) if place is not None and regime.grid else None
+    there, below, above = None, None, None
+    if place is not None and regime.grid:
+        there, below, above = (_read(regime, side, place) for side in (regime.mean, regime.lower, regime.upper))
     return MethodCurve(
         method, regime.n_configs, regime.optimum, regime.low, regime.high, regime.interior, regime.value, low, high,
-        elsewhere, regime.message,
+        there, below, above, regime.message,
     )  # fmt: skip
 
 

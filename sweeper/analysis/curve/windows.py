@@ -19,10 +19,10 @@ pc: Any = pyarrow.compute  # it creates its functions at import, which hides the
 
 @dataclass(frozen=True)
 class Change:
-    """Mean change of a loss against the last weights, paired by trial [nat].
+    """Mean change of a score with its interval; of a loss in nat.
 
     Attributes:
-        low, high: 90 % interval, Student's t over trials; None with fewer than two trials.
+        low, high: 90 % interval, Student's t; None with fewer than two values.
     """
 
     mean: float

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sweeper.analysis.curve.merge_methods import MethodCurve
+    from sweeper.analysis.curve.remedies import Remedy
     from sweeper.analysis.curve.windows import Change, WindowEffect
     from sweeper.analysis.evidence.findings import Analysis
     from sweeper.analysis.evidence.plan import Plan
@@ -35,7 +36,7 @@ _OPTIONS = (
     Option("--objective", "NAME", f"{OBJECTIVE_HELP} (default: the sweep's).", names=objectives),
     Option("--split", "NAME", "train, val or test (default: val, or test if only test was measured).",
            names=lambda: SPLITS),
-    Option("--by-merge", "", "Also show the best noise of every merge method.", default=False),
+    Option("--by-merge", "", "Also show whether another merge makes up for the wrong noise.", default=False),
     Option("--by-window", "", "Also show what means of the last checkpoints change.", default=False),
     Option("--where", "COLUMN=VALUE", "Use trials with this value only, such as momentum=0.9; repeatable.",
            multiple=True),
@@ -56,6 +57,7 @@ def analyse(args: Arguments) -> int:
     commands: dict[str, str] = {}
     plans: dict[str, Plan | None] = {}
     methods: dict[str, tuple[MethodCurve, ...]] = {}
+    remedies: dict[str, tuple[Remedy, ...]] = {}
     windows: dict[str, tuple[WindowEffect, ...]] = {}
     for folder in dict.fromkeys(args.dirs):
         spec = stored_spec(folder)
@@ -74,7 +76,7 @@ def analyse(args: Arguments) -> int:
         )
         subjects[folder] = _name_subject(analyses[folder], spec)
         if args.by_merge:
-            methods[folder] = _fit_methods(folder, trials, args.noise or spec.noise)
+            methods[folder], remedies[folder] = _compare_methods(folder, trials, args.noise or spec.noise)
         if args.by_window:
             windows[folder] = _compare_windows(folder, trials)
         plans[folder] = read_missing(spec, folder, trials, analyses[folder]) if commands[folder] else None
@@ -83,40 +85,49 @@ def analyse(args: Arguments) -> int:
             **a.record(),
             "further_trials": None if (plan := plans[folder]) is None else len(plan.specs),
             "merge_methods": [c.record() for c in methods.get(folder, ())],
+            "remedies": [r.record() for r in remedies.get(folder, ())],
             "windows": [e.record() for e in windows.get(folder, ())],
         }
         for folder, a in analyses.items()
     }
     text = "\n\n\n".join(
         f"{_title(folder, len(analyses))}{report(a, commands[folder], plans[folder], subjects[folder])}"
-        f"{_format_methods(methods.get(folder, ()))}{_format_windows(windows.get(folder, ()))}"
+        f"{_format_methods(methods.get(folder, ()), remedies.get(folder, ()))}"
+        f"{_format_windows(windows.get(folder, ()))}"
         for folder, a in analyses.items()
     )
     emit(args.json, {"sweeps": record}, text)
     return ExitCode.DONE
 
 
-def _fit_methods(folder: str, trials: pa.Table, noise: str) -> tuple[MethodCurve, ...]:
+def _compare_methods(folder: str, trials: pa.Table, noise: str) -> tuple[tuple[MethodCurve, ...], tuple[Remedy, ...]]:
     from sweeper.analysis.curve.merge_methods import fit_merge_methods
+    from sweeper.analysis.curve.remedies import find_remedies
     from sweeper.storage.tables import read
 
-    return fit_merge_methods(trials, read(folder, "merges"), noise)
+    merges = read(folder, "merges")
+    curves = fit_merge_methods(trials, merges, noise)
+    return curves, find_remedies(trials, merges, noise, curves)
 
 
-def _format_methods(curves: tuple[MethodCurve, ...]) -> str:
+def _format_methods(curves: tuple[MethodCurve, ...], remedies: tuple[Remedy, ...]) -> str:
+    from sweeper.analysis.curve.remedies import describe_remedies
+
     if not curves:
         return ""
-    header = ("merge", "best noise", "90 % interval", "test loss there", "90 % band", "where linear is worst")
+    answer, *details = describe_remedies(remedies) or ("",)
+    first = "\n\n" + "\n".join([wrap(answer, 0), *(wrap(f"- {line}", 0) for line in details)]) if answer else ""
+    header = ("merge", "best noise", "90 % interval", "test loss there", "90 % band", "linear's worst", "90 % band")
     rows = [
         (c.method, number(c.optimum), _range(c.low, c.high), number(c.loss), _range(c.loss_low, c.loss_high),
-         number(c.elsewhere))
+         number(c.elsewhere), _range(c.elsewhere_low, c.elsewhere_high))
         for c in curves
     ]  # fmt: skip
     note = (
-        "Validation chooses the coefficient of every trial; losses are on test [nat]. The last column is the loss at "
-        "the noise where the linear merge is worst: a method that makes up for wrong hyperparameters stays low there."
+        "Validation chooses the coefficient of every trial; losses are on test [nat]. The last columns are the loss at "
+        "the noise where the linear merge is worst."
     )
-    return f"\n\n{format_table(header, rows)}\n{wrap(note, 2)}"
+    return f"{first}\n\n{format_table(header, rows)}\n{wrap(note, 2)}"
 
 
 def _compare_windows(folder: str, trials: pa.Table) -> tuple[WindowEffect, ...]:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, create_model
 
 from sweeper.analysis.comparison import Overlap, SweepSummary
 from sweeper.analysis.curve.merge_methods import MethodCurve
+from sweeper.analysis.curve.remedies import Remedy
 from sweeper.analysis.curve.windows import WindowEffect
 from sweeper.analysis.evidence.findings import Analysis
 from sweeper.analysis.evidence.ranking import Preferred
@@ -212,6 +213,7 @@ class Recommendations(Output):
 
 WindowEffectRecord: Any = model_of(WindowEffect, "WindowEffectRecord")
 MethodCurveRecord: Any = model_of(MethodCurve, "MethodCurveRecord")
+RemedyRecord: Any = model_of(Remedy, "RemedyRecord")
 AnalysisRecord: Any = create_model(
     "AnalysisRecord",
     __base__=model_of(Analysis, "AnalysisFields"),
@@ -219,6 +221,10 @@ AnalysisRecord: Any = create_model(
     merge_methods=(
         list[MethodCurveRecord],
         Field(description="best noise of every merge method, lowest loss first; empty without `--by-merge`"),
+    ),
+    remedies=(
+        list[RemedyRecord],
+        Field(description="whether another merge makes up for the wrong noise; empty without `--by-merge`"),
     ),
     windows=(
         list[WindowEffectRecord],

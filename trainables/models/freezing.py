@@ -47,8 +47,6 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _fix_statistics(model: nn.Module, patterns: Sequence[str], frozen: Collection[str]) -> None:
-    from timm.layers.norm_act import freeze_batch_norm_2d  # pyright: ignore[reportUnknownVariableType]
-
     modules = list(cast(Iterable[tuple[str, nn.Module]], model.named_modules(remove_duplicate=False)))
     held = {id(m) for name, m in modules if _matches(f"{name}.running_mean", patterns)}
     made: dict[int, nn.Module] = {}
@@ -59,7 +57,14 @@ def _fix_statistics(model: nn.Module, patterns: Sequence[str], frozen: Collectio
         if not (all(n in frozen for n in parameters) if parameters else id(norm) in held):
             continue
         # a layer with two names stays one layer
-        made[id(norm)] = fixed = made.get(id(norm)) or cast(nn.Module, freeze_batch_norm_2d(norm))
+        made[id(norm)] = fixed = made.get(id(norm)) or _fix(norm)
         if fixed is norm:
             raise ValueError(f"a frozen normalisation must be BatchNorm2d, {name} is {type(norm).__name__}")
         model.set_submodule(name, fixed.to(norm.running_mean))
+
+
+def _fix(norm: nn.Module) -> nn.Module:
+    # here, since the import takes two seconds
+    from timm.layers.norm_act import freeze_batch_norm_2d  # pyright: ignore[reportUnknownVariableType]
+
+    return cast(nn.Module, freeze_batch_norm_2d(norm))

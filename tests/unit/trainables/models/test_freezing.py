@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from tests.support.waiting import PATIENCE
 from trainables.models.freezing import freeze
 from trainables.models.registry import build, has_batchnorm
 from trainables.models.seeding import seed_generators
@@ -122,3 +125,17 @@ def test_batchnorm_of_vectors_cannot_be_fixed() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
     with pytest.raises(ValueError, match="a frozen normalisation must be BatchNorm2d, 1 is BatchNorm1d"):
         freeze(model, ["0.*", "1.*"])
+
+
+def test_a_small_network_trains_without_the_large_libraries() -> None:
+    # each takes a second or more, in every process that trains
+    code = (
+        "import sys; from trainables.pair.run import inspect, run_pair; from trainables.runtime import Runtime;"
+        "from trainables.spec import PairSpec;"
+        "spec = PairSpec(dataset='digits', model='small_cnn', learning_rate=.1, batch_size=64, steps=2,"
+        " base={'steps': 1});"
+        "inspect([spec], Runtime()); run_pair(spec, Runtime(measure=0));"
+        "print({'timm', 'torchvision', 'transformers', 'peft', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE)
+    assert done.stdout.strip() == "set()"

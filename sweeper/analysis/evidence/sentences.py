@@ -17,12 +17,6 @@ if TYPE_CHECKING:
     from sweeper.analysis.evidence.findings import Analysis
     from sweeper.analysis.evidence.ranking import Ranking
 
-_REVERSE = {
-    Finding.MORE: "they explain more than the noise",
-    Finding.NO_MORE: "they explain no more than the noise",
-    Finding.NOT_DETECTED: "they do not detectably explain more than the noise",
-    None: "not tested",
-}
 ONE_SIDED, TWO_SIDED = "one-sided", "two-sided"
 _TERMS = {"weight_decay = 0": "[λ = 0]", "augmentation": "augmentation"}
 SHARPNESS_WORDS = {"hessian_trace": "Hessian trace", "hessian_trace_scaled": "scale-free Hessian trace",
@@ -79,15 +73,15 @@ def _verdict(a: Analysis) -> str:
     if regime.optimum is None:
         return f"{a.verdict}: {label} against {scale.formula}: {regime.message} ({n})."
     interval = f"90 % interval {number(regime.low)} to {number(regime.high)}"
-    best = f"{label} is best at {scale.formula} = {number(regime.optimum)}{unit} ({interval}, {n})"
-    best += "".join(f"; it {effect.sentence}" for effect in regime.moved)
+    place = f"at {scale.formula} = {number(regime.optimum)}{unit} ({interval})"
+    rest = "".join(f" It {effect.sentence}." for effect in regime.moved) + f" This rests on {n}."
     if a.verdict == "hump":
-        return f"hump: {best}; it {_better_verb(a)}s before and {_worse_verb(a)}s beyond."
+        return f"hump: {label} is best {place}. It {_better_verb(a)}s before and {_worse_verb(a)}s beyond.{rest}"
     if a.verdict == "plateau then cliff":
-        until = f"{scale.formula} = {number(a.judged.gate.break_noise)}{unit}"
-        change = f"{label} hardly changes below {until} and {_worse_verb(a)}s beyond"
-        return f"plateau then cliff: {change}; {best}, {a.judged.why}."
-    return f"undetermined: {best}, but {a.judged.why}."
+        cliff = f"{scale.formula} = {number(a.judged.gate.break_noise)}{unit}"
+        change = f"{label} hardly changes up to a cliff near {cliff} and {_worse_verb(a)}s beyond it"
+        return f"plateau then cliff: {change}. It is best {place}: {a.judged.why}.{rest}"
+    return f"undetermined: {label} is best {place}, but {a.judged.why}.{rest}"
 
 
 def _set_aside(a: Analysis) -> str:
@@ -104,20 +98,21 @@ def _gate(a: Analysis) -> str:
     gate, left = a.judged.gate, a.judged.left_out
     if gate.reason or gate.p_up is None or gate.p_down is None:
         return f"Two-lines test impossible: {gate.reason or a.judged.why}."
-    first = f"{_direction_verb(a, gate.slope_up)} by {_slope(gate.slope_up, gate.se_up)}{_unit(a)}"
-    text = (
-        f"Two-lines test on viable pairs: {first} per factor e of noise up to {number(gate.break_noise)} "
-        f"({_better_verb(a)} {format_p(gate.p_up)}), "
-        f"{_direction_verb(a, gate.slope_down)} by {_slope(gate.slope_down, gate.se_down)}{_unit(a)} beyond "
-        f"({_worse_verb(a)} {format_p(gate.p_down)}; errors {_errors(gate.errors)}, "
-        f"n = {pluralize(gate.n, 'configuration')} at {pluralize(gate.levels, 'noise')})"
-    )
+    lower = f"{_direction_verb(a, gate.slope_up)} by {_slope(gate.slope_up, gate.se_up)}{_unit(a)}"
+    higher = f"{_direction_verb(a, gate.slope_down)} by {_slope(gate.slope_down, gate.se_down)}{_unit(a)}"
+    n = f"{pluralize(gate.n, 'configuration')} at {pluralize(gate.levels, 'noise')}"
+    parts = [
+        f"Two-lines test on viable pairs ({n}): at low noise it {lower} ({_better_verb(a)} {format_p(gate.p_up)}). "
+        f"At high noise it {higher} ({_worse_verb(a)} {format_p(gate.p_down)}).",
+        f"Slopes are per factor e of noise, with errors {_errors(gate.errors)}.",
+        f"The test parts its lines at {number(gate.break_noise)}, which is not the best noise.",
+    ]
     if a.judged.edge_share is not None:
-        text += f"; {format_percent(a.judged.edge_share)} of the resampled optima lie at an edge"
+        parts.append(f"{format_percent(a.judged.edge_share)} of the resampled optima lie at an edge.")
     if left.p is not None and left.edge_share is not None:
-        worst = f"{ONE_SIDED} p <= {number(left.p)} and at most {format_percent(left.edge_share)}"
-        text += f"; without any one configuration {worst}"
-    return text + "."
+        share = f"at most {format_percent(left.edge_share)} of the optima lie at an edge"
+        parts.append(f"Without any one configuration, {ONE_SIDED} p <= {number(left.p)}, and {share}.")
+    return " ".join(parts)
 
 
 def _better_verb(a: Analysis) -> str:
@@ -163,7 +158,7 @@ def _unviable_pairs(a: Analysis) -> str:
 def _shape(a: Analysis) -> str:
     test = a.shape
     if test.p is None or test.statistic is None:
-        return f"Isotonic against unimodal not tested: {test.reason}."
+        return f"Hump against monotone curve not tested: {test.reason}."
     better = "better" if test.p < 0.05 else "not significantly better"
     return (
         f"A hump fits the {pluralize(test.levels, 'noise')} with 3 or more trials {better} "
@@ -181,12 +176,12 @@ def _explained_share(a: Analysis) -> str:
     if e.ceiling is not None and e.share is not None:
         r2 += f", {format_percent(e.share)} of the noise ceiling R²_c = {number(e.ceiling)}"
     n = f"n = {pluralize(e.n_configs, 'configuration')}{_all_noises(a, e.n_configs)}, {pluralize(e.n_trials, 'trial')}"
-    r2 += f" ({n}{_beyond(e.beyond)})"
+    r2 += f" ({n}).{_beyond(e.beyond)}"
     if e.p is None:
-        return f"{r2}; {e.reason}."
+        return f"{r2} {e.reason[:1].upper()}{e.reason[1:]}."
     fit = "does not fit them" if e.p < 0.05 else "fits them"
     return (
-        f"{r2}. A curve in noise {fit} within the scatter of repeats: lack of fit F({e.f_above}, {e.f_below}) = "
+        f"{r2} A curve in noise {fit} within the scatter of repeats: lack of fit F({e.f_above}, {e.f_below}) = "
         f"{number(e.f)}, {format_p(e.p)}."
     )
 
@@ -195,12 +190,12 @@ def _all_noises(a: Analysis, n: int) -> str:
     return " with all noises" if n < a.n_tested and n == a.ranking.n else ""
 
 
-def _beyond(number_: int, bound: str = "") -> str:
-    if not number_:
+def _beyond(count: int, bound: str = "") -> str:
+    """Return a sentence on configurations beyond the range of the others, after a blank; empty without any."""
+    if not count:
         return ""
-    lie = "1 lies" if number_ == 1 else f"{number_} lie"
-    them = "it" if number_ == 1 else "them"
-    return f"; {bound}{lie} beyond the range of the others, and its nearest end predicts {them}"
+    first = f"{bound}{pluralize(count, 'configuration lies', 'configurations lie')}"
+    return f" {first[:1].upper()}{first[1:]} beyond the range of the others, whose nearest end predicts the score."
 
 
 def _knob_test(a: Analysis) -> str:
@@ -210,12 +205,12 @@ def _knob_test(a: Analysis) -> str:
     added = ", ".join(_TERMS.get(k) or name_knob(k).log for k in left.added)
     finding = _describe_finding(left.finding, added, "explain", "the noise")
     text = (
-        f"{finding}: F({left.f_above}, {left.f_below}) = {number(left.f)}, {format_p(left.p, TWO_SIDED)}; "
-        f"{_gain(left.lines)} as added linear terms"
+        f"{finding}: F({left.f_above}, {left.f_below}) = {number(left.f)}, {format_p(left.p, TWO_SIDED)} "
+        f"(n = {pluralize(left.n, 'configuration')}). As added linear terms, ΔR² is {_interval(left.lines)}."
     )
     if left.index is not None:
-        text += f", {_interval(left.index)} as an index with free exponents"
-    return f"{text} (n = {pluralize(left.n, 'configuration')})."
+        text += f" As an index with free exponents, it is {_interval(left.index)}."
+    return text
 
 
 def _describe_finding(finding: Finding, what: str, explain: str, than: str) -> str:
@@ -226,8 +221,10 @@ def _describe_finding(finding: Finding, what: str, explain: str, than: str) -> s
     return f"{what} {explain} {finding} than {than}"
 
 
-def _gain(gain: Gain) -> str:
-    return f"ΔR² {_interval(gain)}"
+def _describe_reverse(finding: Finding | None, what: str) -> str:
+    if finding is None:
+        return "The reverse is not tested"
+    return f"In reverse, {_describe_finding(finding, what, 'explain' if ' and ' in what else 'explains', 'the noise')}"
 
 
 def _interval(gain: Gain) -> str:
@@ -247,8 +244,8 @@ def _exponents(a: Analysis) -> str:
         parts.append(f"{text}; {a.noise} {number(given)})" if given is not None else f"{text})")
     unit = name_knob(e.unit_knob).quantity
     return (
-        f"Free exponents relative to {unit}'s, 90 % bootstrap intervals (n = {pluralize(e.n, 'configuration')}): "
-        f"{', '.join(parts)}; in-sample R² {number(e.r2)}."
+        f"Free exponents relative to {unit}'s, with 90 % bootstrap intervals (n = {pluralize(e.n, 'configuration')}): "
+        f"{', '.join(parts)}. Their in-sample R² is {number(e.r2)}."
     )
 
 
@@ -266,8 +263,8 @@ def _ranking(a: Analysis) -> str:
         parts.append(f"{name} {number(row.r2)} ({number(row.low)} to {number(row.high)})")
     most = _beyond(max(row.beyond for row in r.rows), "up to ")
     return (
-        f"Definitions by {R2} (n = {pluralize(r.n, 'configuration')} with all noises{most}), "
-        f"with 90 % bootstrap intervals: {', '.join(parts)}."
+        f"Definitions by {R2}, with 90 % bootstrap intervals (n = {pluralize(r.n, 'configuration')} with all noises): "
+        f"{', '.join(parts)}.{most}"
     )
 
 
@@ -278,9 +275,9 @@ def describe_influence(r: Ranking) -> str:
     first, second = r.lead
     if r.influence >= r.n:
         return f"{first} has no lead over {second}."
-    few = "1 of them" if r.influence == 1 else f"{r.influence} of them"
-    verdict = ": do not rely on it" if r.influence <= 2 else ""
-    return f"Without {few}, {first} is no longer ahead of {second}{verdict}."
+    few = "the configuration that favours" if r.influence == 1 else f"the {r.influence} configurations that favour"
+    verdict = ": do not rely on this lead" if r.influence <= 2 else ""
+    return f"Without {few} it most, {first} is no longer ahead of {second}{verdict}."
 
 
 def _transfer(a: Analysis) -> str:
@@ -315,11 +312,11 @@ def _controls(a: Analysis) -> list[str]:
         if c.p is None or c.p_reverse is None or c.gain is None or c.gain_reverse is None or c.finding is None:
             out.append(f"Control for {rest} impossible: {c.reason}.")
             continue
+        n = f"n = {pluralize(c.n, 'trial')} of {pluralize(c.configs, 'configuration')}"
         out.append(
             f"{_describe_finding(c.finding, a.noise, 'explains', rest)}: F({c.df}, {c.configs - 1}) = {number(c.f)}, "
-            f"{format_p(c.p, TWO_SIDED)}; {_gain(c.gain)}. The reverse: {_REVERSE[c.finding_reverse]}, "
-            f"{format_p(c.p_reverse, TWO_SIDED)}, {_interval(c.gain_reverse)} (n = {pluralize(c.n, 'trial')} of "
-            f"{pluralize(c.configs, 'configuration')}{_beyond(c.beyond)})."
+            f"{format_p(c.p, TWO_SIDED)}, ΔR² {_interval(c.gain)} ({n}). {_describe_reverse(c.finding_reverse, rest)}: "
+            f"{format_p(c.p_reverse, TWO_SIDED)}, ΔR² {_interval(c.gain_reverse)}.{_beyond(c.beyond)}"
         )
     if not any(c.sharpness for c in a.controls):
         out.append("No control for sharpness: the trials did not measure it (`sweeper run --landscape` does).")

@@ -73,7 +73,7 @@ def compare_shapes(cells: Cells, noise: str, *, draws: int = 500, seed: int = 0)
     n = sum(len(v) for g in groups for v in g)
     if len(groups) < MIN_LEVELS:
         why = (
-            f"{pluralize(len(groups), 'level of noise has', 'levels of noise have')} {MIN_REPLICATES} or more trials "
+            f"{pluralize(len(groups), 'noise has', 'noises have')} {MIN_REPLICATES} or more trials "
             f"with replicates, the test needs {MIN_LEVELS}"
         )
         return ShapeTest(n, len(groups), reason=why)

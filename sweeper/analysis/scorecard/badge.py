@@ -91,7 +91,7 @@ def _describe_other_shape(a: Analysis, label: str) -> str:
     """Return what designed noises show instead of an optimum; empty if they show nothing else."""
     gate = a.judged.gate
     if a.verdict == CLIFF:
-        return f"{label} hardly changes below noise {number(gate.break_noise)} and {_worse(a)} beyond"
+        return f"{label} hardly changes up to a cliff near noise {number(gate.break_noise)} and {_worse(a)} beyond it"
     if gate.p_up is not None and gate.p_down is not None and gate.p_flat is not None:
         low, high = _shares_at_edges(a)
         if gate.p_up < 0.05 and (gate.p_down > 0.95 or high >= AT_EDGE):

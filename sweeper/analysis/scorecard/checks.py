@@ -76,9 +76,10 @@ def _check_shape(a: Analysis) -> Iterator[Check]:
     if gate.p_up is None or gate.p_down is None:
         yield from (_not_tested(claim, gate.reason or a.judged.why) for claim in (up, down))
     else:
-        broken = f"{pluralize(gate.n, 'configuration')}, break at noise {number(gate.break_noise)}"
-        yield _check(up, gate.p_up < 0.05, f"Line up to the break: {format_p(gate.p_up)} ({broken}).")
-        yield _check(down, gate.p_down < 0.05, f"Line beyond the break: {format_p(gate.p_down)}.")
+        # without the break: beside the best noise it would look like a second one
+        n = pluralize(gate.n, "configuration")
+        yield _check(up, gate.p_up < 0.05, f"Line through the lower noises: {format_p(gate.p_up)} ({n}).")
+        yield _check(down, gate.p_down < 0.05, f"Line through the higher noises: {format_p(gate.p_down)}.")
     if share is None:
         yield _not_tested(inside, a.judged.why)
     else:
@@ -108,7 +109,7 @@ def _check_noise(a: Analysis) -> Iterator[Check]:
     else:
         found = {Finding.MORE: CheckOutcome.FAIL, Finding.NO_MORE: CheckOutcome.PASS}
         more = (
-            f"Adding the knobs raises R² by {number(left.lines.value)} ({_interval(left.lines.low, left.lines.high)})."
+            f"Adding the knobs changes R² by {number(left.lines.value)} ({_interval(left.lines.low, left.lines.high)})."
         )
         yield Check(knobs, found.get(left.finding, CheckOutcome.OPEN), more)
     yield _check_exponents(a)

@@ -59,7 +59,7 @@ def test_sentences_state_the_optimum_with_interval_and_sides() -> None:
     left, text = found.leftover, " ".join(found.sentences)
     assert left.finding == Finding.NOT_DETECTED
     assert "−ln B, −ln(1−μ), ln λ do not detectably explain more than the noise: F(3, 26)" in text
-    assert f"two-sided p = {left.p:.2g}; ΔR² {left.lines.value:.3g}, between {left.lines.low:.3g}" in text
+    assert f"ΔR² is {left.lines.value:.3g}, between {left.lines.low:.3g}" in text
     assert "no more than" not in text
 
 

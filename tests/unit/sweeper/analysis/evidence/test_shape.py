@@ -73,7 +73,7 @@ def test_humps_are_told_from_monotone_curves() -> None:
 
 def test_without_replicates_no_number_is_given() -> None:
     test = compare_shapes(draw(lambda x: -np.abs(x), 0, repeats=2), "paper")
-    assert test.reason == "0 levels of noise have 3 or more trials with replicates, the test needs 5"
+    assert test.reason == "0 noises have 3 or more trials with replicates, the test needs 5"
     assert test.p is None
     same = compare_shapes(cells(np.arange(9.0), np.zeros((9, 3))), "paper")
     assert same.reason == "all replicates are equal"
@@ -95,4 +95,4 @@ def test_what_other_knobs_do_at_a_noise_is_no_scatter() -> None:
     assert plain.n == moved.n == 81
     assert moved.p == plain.p < 0.05
     single = compare_shapes(several(0.0, 0, repeats=1), "paper")
-    assert "0 levels of noise have 3 or more trials with replicates" in single.reason
+    assert "0 noises have 3 or more trials with replicates" in single.reason

@@ -38,7 +38,7 @@ def test_a_loss_rises_on_both_sides() -> None:
 @pytest.mark.parametrize(
     ("curve", "reason"),
     [
-        (cliff, "hardly changes below noise"),
+        (cliff, "hardly changes up to a cliff near noise"),
         (lambda x, rng: 3 * monotone(x, rng), "rises up to the highest noise with viable pairs"),
         (lambda x, rng: 3 * falling(x, rng), "falls from the lowest tried noise on"),
     ],

@@ -2,6 +2,7 @@ import pytest
 
 from sweeper.analysis.evidence.analyse import analyse
 from sweeper.analysis.scorecard.checks import NO_SHARPNESS, CheckOutcome, list_checks
+from sweeper.formatting import number
 from tests.support.evidence_cells import bell, grid
 from tests.support.trial_rows import flat, hump, sweep, table, trial
 
@@ -36,6 +37,14 @@ def test_another_definition_ranks_first() -> None:
     (found,) = [c for c in checks if c.claim == "No definition ranks above paper"]
     assert found.outcome == CheckOutcome.FAIL
     assert found.sentence.startswith("linear ranks before paper: R² ")
+
+
+def test_no_check_shows_a_second_noise_beside_the_best() -> None:
+    found = analyse(table(grid(bell, scatter=0.004)), draws=60)
+    assert found.judged.gate.break_noise is not None
+    shown = number(found.judged.gate.break_noise)
+    assert not any(f"noise {shown}" in c.sentence for c in list_checks(found))
+    assert f"The test parts its lines at {shown}, which is not the best noise." in " ".join(found.sentences)
 
 
 def test_each_check_is_one_sentence(designed) -> None:

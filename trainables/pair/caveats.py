@@ -93,17 +93,17 @@ def _inert(spec: PairSpec, steps: int) -> str | None:
     times = wd_relaxation(spec, steps)
     if times is None or not spec.weight_decay > 0 or not times < 1:
         return None
-    formula = "eta lambda T/(1 - mu)" if family(spec.optimizer) in _COUPLED else "eta lambda T"
+    formula = "ηλT/(1−μ)" if family(spec.optimizer) in _COUPLED else "ηλT"
     return (
-        f"weight decay is inert: {formula} = {times:.3g} < 1, so the weights keep the norm they start with and noise "
-        "scales with weight decay do not hold"
+        f"weight decay is inert, since {formula} = {times:.3g} is below 1: do not trust noises that count it, or raise "
+        "λ or T"
     )
 
 
 def _clipping(fraction: float | None) -> str | None:
     if not fraction:
         return None
-    return f"{fraction:.3g} of the steps were clipped: the noise is not proportional to the learning rate there"
+    return f"{fraction:.3g} of the steps were clipped, and their noise does not follow η: raise clip_norm to trust it"
 
 
 def _augmentation(spec: PairSpec) -> str | None:
@@ -111,8 +111,8 @@ def _augmentation(spec: PairSpec) -> str | None:
     if not parts or spec.augmentation_strength == 0:
         return None
     return (
-        f"{' and '.join(parts)} at strength {spec.augmentation_strength:.3g} changes the gradients' covariance: of the "
-        "predicted noises only paper_aug sees it"
+        f"{' and '.join(parts)} at strength {spec.augmentation_strength:.3g} changes the gradients' covariance: use "
+        "paper_aug, the only predicted noise that sees it"
     )
 
 
@@ -120,8 +120,8 @@ def _batchnorm(spec: PairSpec, ranks: int) -> str | None:
     if ranks < 2:
         return None
     return (
-        f"BatchNorm's statistics are those of {spec.batch_size / ranks:.4g} examples on each of {ranks} ranks: their "
-        f"noise does not follow the global batch of {spec.batch_size}"
+        f"BatchNorm sees {spec.batch_size / ranks:.4g} examples on each of {ranks} ranks: the noise of its statistics "
+        f"follows this number, not the batch of {spec.batch_size}"
     )
 
 
@@ -130,17 +130,17 @@ def _replacement(spec: PairSpec, examples: int) -> str | None:
     if not share > _LARGE_BATCH:
         return None
     return (
-        f"B/N = {share:.3g}: drawn without replacement, batches have {max(1 - share, 0):.3g} of the noise variance "
-        "that the noise scales assume"
+        f"B/N = {share:.3g}, so batches drawn without replacement have {max(1 - share, 0):.3g} of the noise variance "
+        "that the definitions assume: lower B to trust them"
     )
 
 
 def _phase(spec: PairSpec) -> str | None:
     if spec.schedule not in ("wsd", "constant"):
-        return f"schedule {spec.schedule} has no stable phase: the noise scales are those of its highest learning rate"
+        return f"schedule {spec.schedule} has no stable phase: noises are those of its highest η; use wsd to have one"
     rest = spec.decay if spec.protocol == "branch" else spec.warmup + spec.decay
     if spec.schedule == "wsd" and rest >= 1 - 1e-9:
-        return f"warmup and decay take {rest:.3g} of the steps: no stable phase is left"
+        return f"warmup and decay take {rest:.3g} of the steps: lower them to leave a stable phase"
     return None
 
 
@@ -148,4 +148,4 @@ def _paper(spec: PairSpec) -> str | None:
     kind = family(spec.optimizer)
     if kind != "other":  # the others have predicted noises of their own
         return None
-    return f"noise paper is not defined for optimizer {spec.optimizer}: defined are {', '.join(defined_for(kind))}"
+    return f"noise paper is not defined for optimizer {spec.optimizer}: use one of {', '.join(defined_for(kind))}"

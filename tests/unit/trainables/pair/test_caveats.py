@@ -52,9 +52,9 @@ def test_decay_that_had_no_time_to_act_is_named(changes: dict[str, Any], value: 
     if value is None or value >= 1 - 1e-12:
         assert text is None
     else:
-        assert "weight decay is inert: eta lambda T" in str(text)
-        assert f" = {value:.3g} < 1" in str(text)
-        assert ("/(1 - mu)" in str(text)) == (spec.optimizer == "sgd")
+        assert "weight decay is inert, since ηλT" in str(text)
+        assert f" = {value:.3g} is below 1" in str(text)
+        assert ("/(1−μ)" in str(text)) == (spec.optimizer == "sgd")
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_decay_that_had_no_time_to_act_is_named(changes: dict[str, Any], value: 
          "mixup at strength 0.5"),
         ({"augmentation": "cutmix+label_smoothing", "augmentation_strength": 1.0}, {}, "unseen_augmentation",
          "cutmix and label_smoothing at strength 1 "),
-        ({}, {"has_batchnorm": True, "ranks": 4}, "device_batchnorm", "those of 8 examples on each of 4 ranks"),
-        ({"batch_size": 250}, {}, "without_replacement", "B/N = 0.25: drawn without replacement, batches have 0.75"),
+        ({}, {"has_batchnorm": True, "ranks": 4}, "device_batchnorm", "BatchNorm sees 8 examples on each of 4 ranks"),
+        ({"batch_size": 250}, {}, "without_replacement", "B/N = 0.25, so batches drawn without replacement have 0.75"),
         ({"schedule": "cosine"}, {}, "no_stable_phase", "schedule cosine has no stable phase"),
         ({"warmup": 0.3, "decay": 0.7}, {}, "no_stable_phase", "warmup and decay take 1 of the steps"),
-        ({"optimizer": "lion", "momentum": 0.0}, {}, "paper_undefined", "defined are critical_ratio, fitted"),
+        ({"optimizer": "lion", "momentum": 0.0}, {}, "paper_undefined", "use one of critical_ratio, fitted"),
     ],
 )  # fmt: skip
 def test_each_caveat_has_its_key_and_number(changes: Any, more: Any, key: str, number: str) -> None:

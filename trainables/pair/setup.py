@@ -30,6 +30,7 @@ from trainables.tasks.tasks import Task, add_adapters, add_models, children_data
 from trainables.training import optimizers
 from trainables.training.base import base_weights
 from trainables.training.legs import child_leg
+from trainables.training.noise_schedules import check_entries
 from trainables.training.schedules import SCHEDULES
 from trainables.training.steps import check_graphs
 from trainables.training.windows import read_window
@@ -205,6 +206,7 @@ def check_names(spec: PairSpec) -> None:
         ValueError: The optimizer refuses its options, a merge does not fit the trial, or its steps fit no CUDA graph.
     """
     check_policy(spec.augmentation)
+    check_entries(spec.noise_schedule)
     optimizers.check(spec)
     SCHEDULES[spec.schedule]
     check_graphs(spec)

@@ -66,6 +66,27 @@ class NoiseSchedule:
         return self.factors[min(max(step - self.first, 0), len(self.factors) - 1)]
 
 
+def check_entries(options: Mapping[str, Any]) -> None:
+    """Check that every entry of a noise schedule acts.
+
+    Raises:
+        ValueError: One does not.
+    """
+    kind = options.get("kind", "step")
+    if kind == "flat" and END in options and float(options[END]) != float(options.get(START, 1)):
+        raise ValueError(
+            f"noise_schedule.end must be left out with kind flat, which does not change, got {options[END]}; "
+            "choose another kind, or let the knob act `when` the kind is another"
+        )
+    if TURN in options and kind != "step":
+        raise ValueError(
+            f"noise_schedule.turn must be left out unless kind is step, got {options[TURN]} with {kind}; "
+            "choose step, or let the knob act `when` the kind is step"
+        )
+    if TURN in options and not 0 < float(options[TURN]) < 1:
+        raise ValueError(f"noise_schedule.turn must lie in (0, 1), since a step at an end is none, got {options[TURN]}")
+
+
 def make_noise_schedule(options: Mapping[str, Any], stable: range) -> NoiseSchedule:
     """Return the noise schedule of a child.
 

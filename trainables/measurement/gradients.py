@@ -214,7 +214,7 @@ def measure(
         target: Labels int64 [n b] or probabilities [n b, C].
         micro: b, examples per micro-batch; a last incomplete one is left out. All n gradients stay in memory.
         v: Squared denominator of Adam's step by name, (sqrt(v_hat) + eps)^2 with the bias-corrected second moment
-            v_hat; `preconditioned` is then sum_p Sigma_pp / v_p.
+            v_hat, on any device; `preconditioned` is then sum_p Sigma_pp / v_p.
         seed: Seed of the dropout masks.
         again: Inputs and targets of the same examples with other draws of the augmentation; None uses `x` and `target`
             again. Up to LEAST of these micro-batches measure S2_x, unless the first one shows no randomness.
@@ -249,7 +249,7 @@ def measure(
     norm2 = correct_for_finite_set(norm2, between, population)
     scaled = None
     if v is not None:
-        scale = torch.cat([v[k].detach().flatten() for k in names]).double().rsqrt()
+        scale = torch.cat([v[k].detach().flatten() for k in names]).to(rows.device).double().rsqrt()
         _, scaled = two_batch([_norm2(row * scale) for row in rows], _norm2(mean * scale), micro)
     se = jackknife_se([_norm2(row - mean) for row in rows], micro)
     return Statistics(trace, se, norm2, scaled, n * micro, between)

@@ -16,11 +16,12 @@ from trainables.measurement.dose import dose
 from trainables.measurement.gradients import LEAST, Plan, Statistics, at_steps, from_ranks, measure, plan, pool
 from trainables.merging.coefficient_grid import Phase
 from trainables.models.registry import drops, has_batchnorm
+from trainables.models.tensors import HOST
 from trainables.spec import PairSpec
 from trainables.tasks.tasks import Task
 from trainables.training.child import Child
 from trainables.training.legs import Leg
-from trainables.training.members import Members, second_moments
+from trainables.training.members import Members, Parking, second_moments
 from trainables.training.servo import Steering
 
 SMALLEST_NORMALISED = 8  # least examples of a micro-batch with BatchNorm
@@ -75,27 +76,29 @@ class Watch:
         # after at least one step, so that the optimizer has a second moment
         return [max(1, s) for s in at_steps(leg.steps, start, end, self.plan.times)]
 
-    def on_step(self, first: int, step: int, members: Members, optimizer: Any) -> None:
+    def on_step(self, first: int, step: int, members: Members, parking: Parking) -> None:
         """Measure the members, whose first is child `first`, if a measurement is due after `step` steps."""
         if step in self.steps[first]:
             with self.phase("measure"):
-                self._read(first, step, members, optimizer)
+                self._read(first, step, members, parking)
 
-    def _read(self, first: int, step: int, members: Members, optimizer: Any) -> None:
+    def _read(self, first: int, step: int, members: Members, parking: Parking) -> None:
         norms = [float(n) for n in members.norms()]
         if members.ranks.size > 1:
             self._note(first, step, self._from_ranks(members), norms[0])
             return
-        moments = _squared_denominators(members, optimizer)
-        for i, weights in enumerate(members.views()):
-            child = first + i
-            (x, target), again = (self._examples(child, step, draw) for draw in ("augment", "augment/again"))
-            statistics = measure(
-                self.tasks[child].trainee, weights, members.names, x, target, self.plan.micro_size,
-                moments[i] if moments else None, self.specs[child].stream(f"measure/dropout/{child}/{step}"),
-                again, self.data[child].examples,
-            )  # fmt: skip
-            self._note(child, step, statistics, norms[i])
+        moments = _squared_denominators(members, parking.optimizer)
+        # the device holds the model and the gradients of the measurement
+        with parking.away():
+            for i, weights in enumerate(members.views()):
+                child = first + i
+                (x, target), again = (self._examples(child, step, draw) for draw in ("augment", "augment/again"))
+                statistics = measure(
+                    self.tasks[child].trainee, weights, members.names, x, target, self.plan.micro_size,
+                    moments[i] if moments else None, self.specs[child].stream(f"measure/dropout/{child}/{step}"),
+                    again, self.data[child].examples,
+                )  # fmt: skip
+                self._note(child, step, statistics, norms[i])
 
     def snapshot(self) -> dict[int, list[dict[str, Any]]]:
         """Return the measurements so far as plain values for `restore`."""
@@ -188,6 +191,6 @@ class Watch:
 
 
 def _squared_denominators(members: Members, optimizer: Any) -> list[dict[str, Tensor]] | None:
-    """Return Adam's squared denominator (sqrt(v_hat) + eps)^2 by name for each member; None for other optimizers."""
-    moments, eps = second_moments(members, optimizer), optimizer.param_groups[0].get("eps", 0.0)
-    return moments and [{n: (v.sqrt() + eps).square() for n, v in own.items()} for own in moments]
+    """Return Adam's squared denominator (sqrt(v_hat) + eps)^2 by name for each member, on the host, or None."""
+    eps = optimizer.param_groups[0].get("eps", 0.0)
+    return second_moments(members, optimizer, change=lambda v: (v.sqrt() + eps).square().to(HOST))

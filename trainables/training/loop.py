@@ -58,8 +58,8 @@ class Training:
         fold: Turns the state dict of `model` into the weights of a child.
         first: Index of the first child, for the callbacks.
         on_epoch: Receives each epoch of each child: index of the child, record.
-        on_step: Receives each step: index of the first child that trains, steps done, members, optimizer. It must not
-            change them.
+        on_step: Receives each step: index of the first child that trains, steps done, members, optimizer and its
+            state. It must not change them.
     """
 
     spec: PairSpec
@@ -75,7 +75,7 @@ class Training:
     fold: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
     first: int = 0
     on_epoch: Callable[[int, Epoch], None] = lambda child, epoch: None
-    on_step: Callable[[int, int, Members, Any], None] = lambda child, step, members, optimizer: None
+    on_step: Callable[[int, int, Members, Parking], None] = lambda child, step, members, parking: None
 
     @property
     def device(self) -> torch.device:
@@ -153,7 +153,7 @@ class Course:
                 self.done += 1
                 run.epoch.add_step(losses, run.members.unclipped_norm)
                 self._windows.add(self.done, lambda: self._weights(run))
-                self.training.on_step(self.training.first, self.done, run.members, run.optimizer)
+                self.training.on_step(self.training.first, self.done, run.members, run.parking)
                 if self.done in (run.epoch.end, self.leg.steps):
                     self._close_epoch(run)
         if self.done == self.leg.steps or all(self.diverged):
@@ -259,7 +259,7 @@ class _Run:
         self.rate = 0.0
         recorded = check_graphs(training.spec, training.device, self.members.ranks)
         self.stepper = Stepper(self.members, self.optimizer, training.spec, record_cuda_graph if recorded else None)
-        self.parking = Parking(self.optimizer)
+        self.parking = Parking(self.optimizer, fixed=recorded)
 
     def open_epoch(self, number: int, start: int, skip: int = 0) -> _OpenEpoch:
         """Return an epoch that begins after `start` steps of the course, without its first `skip` batches."""

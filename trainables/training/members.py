@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, get_type_hints
 
 import torch
@@ -235,10 +235,15 @@ class _Stack(Members):
 
 
 class Parking:
-    """Keeps the state of an optimizer on the host while its members do not train."""
+    """Keeps the state of an optimizer on the host while its members do not train.
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.optimizer = optimizer
+    Args:
+        optimizer: The optimizer.
+        fixed: Whether recorded steps need state and gradients where they are, between two steps of a course.
+    """
+
+    def __init__(self, optimizer: Optimizer, fixed: bool = False) -> None:
+        self.optimizer, self.fixed = optimizer, fixed
         self._parked: list[tuple[dict[str, Any], str, torch.device]] = []
 
     def park(self) -> None:
@@ -256,16 +261,32 @@ class Parking:
             entry[key] = entry[key].to(device)
         self._parked = []
 
+    @contextmanager
+    def away(self) -> Generator[None]:
+        """Run the block between two steps, with the state on the host and without gradients, unless they are fixed."""
+        if self.fixed:
+            yield
+            return
+        self.park()
+        try:
+            yield
+        finally:
+            self.fetch()
+
 
 def second_moments(
-    members: Members, optimizer: Any, device: torch.device | None = None
+    members: Members,
+    optimizer: Any,
+    device: torch.device | None = None,
+    change: Callable[[Tensor], Tensor] = lambda v: v,
 ) -> list[dict[str, Tensor]] | None:
     """Return Adam's bias-corrected second moments by name for each member; None for other optimizers.
 
     Args:
         members: The members.
         optimizer: Their optimizer.
-        device: Device of the result; None is that of training.
+        device: Device of the computation; None is that of training.
+        change: What becomes of each moment, before the next one is computed.
 
     Source: Kingma & Ba 2015, arXiv 1412.6980, algorithm 1.
     """
@@ -274,7 +295,10 @@ def second_moments(
     if betas is None or not all("exp_avg_sq" in s and "step" in s for s in states):
         return None
     correction = 1 - betas[1] ** float(states[0]["step"])
-    return [{n: v.to(device) / correction for n, v in own.items()} for own in members.moments(optimizer, "exp_avg_sq")]
+    return [
+        {n: change(v.to(device) / correction) for n, v in own.items()}
+        for own in members.moments(optimizer, "exp_avg_sq")
+    ]
 
 
 def make_members(

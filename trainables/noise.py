@@ -151,6 +151,17 @@ class NoiseScale:
         """Return factor -> value of the formula's factors, elementwise for arrays, without checks."""
         return {name: _FACTORS[name](settings) for name in self.exponents}
 
+    def compare(self, settings: Settings, changes: Settings) -> float:
+        """Return the noise with `changes` over that of `settings`; factors that neither holds cancel.
+
+        Args:
+            settings: Settings of the module's table, at least those that change.
+            changes: Those that change, with their new values.
+        """
+        factors = [f for f in self.exponents if _KNOB_OF.get(f, f) in changes]
+        after = {**settings, **changes}
+        return math.prod((_FACTORS[f](after) / _FACTORS[f](settings)) ** self.exponents[f] for f in factors)
+
     def defined_at(self, settings: Settings) -> bool:
         """Return whether `settings` suffice and no measured one, nor a weight decay of 0, makes the scale undefined."""
         if not self.exponents or not set(self.needs) <= set(settings):

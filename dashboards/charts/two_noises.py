@@ -128,13 +128,12 @@ class OtherNoise:
         ratios = read_floats(trials, self.ratio)
         if not np.any(np.abs(ratios - 1) > 1e-6):
             return {}
-        exponents = NOISE[noise].exponents
         rows = trials.select(["config", "spec", "learning_rate", "batch_size", "members", "protocol"]).to_pylist()
         factors: dict[str, float] = {}
         for row, ratio in zip(rows, ratios, strict=True):
             if math.isfinite(ratio):
                 own = json.loads(row["spec"]).get(self.field) or {}
-                factors[row["config"]] = math.prod((v / row[k]) ** exponents.get(k, 0.0) for k, v in own.items())
+                factors[row["config"]] = NOISE[noise].compare(row, own)
             elif self.field == "child_b" and row["members"] == 2:
                 factors[row["config"]] = 1.0
         return factors if any(abs(f - 1) > 1e-6 for f in factors.values()) else {}

@@ -331,3 +331,15 @@ def test_wrong_exponents_are_refused() -> None:
 def test_a_scale_that_could_not_be_solved_is_refused() -> None:
     with pytest.raises(ValueError, match="exponents of 1 - momentum and 1 \\+ momentum must be opposite, got -1 and 2"):
         NoiseScale("odd", "odd", "1", "none", {"one_minus_momentum": -1.0, "one_plus_momentum": 2.0})
+
+
+@pytest.mark.parametrize("name", [n for n, s in NOISE.items() if s.kind == "predicted"])
+def test_a_comparison_is_the_ratio_of_two_predictions(name: str) -> None:
+    settings = {"learning_rate": 0.1, "batch_size": 32, "momentum": 0.9, "weight_decay": 1e-3, "beta1": 0.9}
+    settings |= {"examples": 720, "k_aug": 1.5}
+    changes = {"learning_rate": 0.03, "batch_size": 8, "momentum": 0.5}
+    expected = NOISE[name].predict({**settings, **changes}) / NOISE[name].predict(settings)
+    assert NOISE[name].compare(settings, changes) == pytest.approx(expected, rel=1e-12)
+    row = {k: settings[k] for k in changes}  # what does not change cancels
+    assert NOISE[name].compare(row, changes) == pytest.approx(expected, rel=1e-12)
+    assert NOISE[name].compare({}, {}) == 1

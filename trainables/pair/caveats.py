@@ -5,6 +5,8 @@ Every caveat is `key: sentence` with a fixed key of `KEYS`, so that a sweep can 
 
 from __future__ import annotations
 
+import math
+
 from trainables.noise import defined_for
 from trainables.spec import PairSpec
 from trainables.training.optimizers import family
@@ -16,6 +18,7 @@ KEYS = {
     "device_batchnorm": "BatchNorm's statistics come from each process's share of the batch.",
     "without_replacement": "The batch is a large share of the training set, so the noise is smaller than assumed.",
     "no_stable_phase": "The schedule has no phase at a stable learning rate.",
+    "unequal_children": "Child B has another noise than child A, whose noise the row holds.",
     "paper_undefined": "No predicted noise is defined for the optimizer.",
 }
 """Key -> description of the caveat."""
@@ -72,6 +75,7 @@ def caveats(
         "device_batchnorm": _batchnorm(spec, ranks) if has_batchnorm else None,
         "without_replacement": _replacement(spec, examples),
         "no_stable_phase": _phase(spec),
+        "unequal_children": _children(spec),
         "paper_undefined": _paper(spec),
     }
     return [f"{key}: {sentence}" for key, sentence in sentences.items() if sentence]
@@ -142,6 +146,16 @@ def _phase(spec: PairSpec) -> str | None:
     if spec.schedule == "wsd" and rest >= 1 - 1e-9:
         return f"warmup and decay take {rest:.3g} of the steps: lower them to leave a stable phase"
     return None
+
+
+def _children(spec: PairSpec) -> str | None:
+    a, b = (s.learning_rate / s.batch_size for s in spec.child_specs()[:2])
+    if not spec.child_b or math.isclose(a, b):
+        return None
+    return (
+        f"child B has {b / a:.3g} times the η/B of child A, whose noise the row holds: compare trials of one ratio, or "
+        "see the map of both noises"
+    )
 
 
 def _paper(spec: PairSpec) -> str | None:

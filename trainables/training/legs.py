@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from trainables.spec import PairSpec
 from trainables.tasks.batches import steps_per_epoch
@@ -56,10 +57,7 @@ def child_leg(spec: PairSpec, examples: int) -> Leg:
     def factor(step: float) -> float:
         return schedule(step, total, warmup, spec.decay)
 
-    # from both ends, since most steps lie between them
-    first = next((step for step in range(total) if factor(step) >= 1 - 1e-9), total)
-    last = next((step for step in reversed(range(first, total)) if factor(step) >= 1 - 1e-9), first - 1)
-    stable, options = range(first, last + 1), spec.noise_schedule
+    stable, options = _find_stable(factor, total), spec.noise_schedule
     check_steering(spec)
     if len(stable) and options.get("by") == "batch_size":
         per_epoch = steps_per_epoch(examples, spec.batch_size)
@@ -67,6 +65,33 @@ def child_leg(spec: PairSpec, examples: int) -> Leg:
         return Leg(len(plan.sizes), lambda step: plan.rates[step], plan.stable, plan)
     noise = make_noise_schedule(options, stable)
     return Leg(total, lambda step: spec.learning_rate * factor(step) * noise.at(step), stable)
+
+
+def _find_stable(factor: Callable[[int], float], steps: int) -> range:
+    # from both ends, since most steps lie between them
+    first = next((step for step in range(steps) if factor(step) >= 1 - 1e-9), steps)
+    last = next((step for step in reversed(range(first, steps)) if factor(step) >= 1 - 1e-9), first - 1)
+    return range(first, last + 1)
+
+
+def make_factor(
+    schedule: str, steps: int, warmup: float, decay: float, noise_schedule: Mapping[str, Any]
+) -> Callable[[int], float]:
+    """Return step -> factor of the learning rate in a training of `steps` steps, as in a child of a trial.
+
+    Args:
+        schedule: As in a `PairSpec`.
+        steps: Number of steps.
+        warmup: As in a `PairSpec`.
+        decay: As in a `PairSpec`.
+        noise_schedule: As in a `PairSpec`; the learning rate follows it.
+    """
+
+    def factor(step: int) -> float:
+        return SCHEDULES[schedule](step, steps, warmup, decay)
+
+    noise = make_noise_schedule(noise_schedule, _find_stable(factor, steps))
+    return lambda step: factor(step) * noise.at(step)
 
 
 def check_steering(spec: PairSpec) -> None:

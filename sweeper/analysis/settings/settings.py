@@ -180,6 +180,8 @@ def _format_columns(found: Sequence[Settings]) -> str:
                 add("", "  90 % interval", i, " to ".join(ends))
         if settings.noise is not None:
             add("", f"noise {NOISE[settings.noise_name].formula}", i, number(settings.noise))
+            if settings.spec.child_b:
+                add("", "  of child B", i, number(settings.noise * _compare_children(settings)))
         predicted = f"predicted on {SPLIT_WORDS[settings.split]}"
         add(predicted, predicted, i, "")
         for name, estimate in _promised(settings).items():
@@ -193,6 +195,13 @@ def _format_columns(found: Sequence[Settings]) -> str:
     lines = format_table(("", *(_head(s) if several else "" for s in found)), rows).split("\n")
     lines += ["* outside the tried range"] if any(s.outside_tried for s in found) else []
     return "\n".join(lines if several else lines[1:])
+
+
+def _compare_children(settings: Settings) -> float:
+    """Return the noise of child B over that of child A."""
+    spec = settings.spec
+    own = {"learning_rate": spec.learning_rate, "batch_size": spec.batch_size}
+    return NOISE[settings.noise_name].compare(own, spec.child_b)
 
 
 def _format_value(settings: Settings, name: str, value: Any) -> str:
@@ -228,6 +237,7 @@ def to_torch(settings: Settings) -> str:
     """Return settings as Python code: a torch optimizer over `params`, and its schedule over `steps`."""
     spec = settings.spec
     call, needs = _optimizer(spec)
+    left = _find_left_out(spec)
     augmented = spec.augmentation != "none" and spec.augmentation_strength > 0
     strength = f"augmentation {spec.augmentation} at strength {number(spec.augmentation_strength)}"
     budget = pluralize(spec.steps, "step") if spec.steps else pluralize(spec.epochs, "epoch")
@@ -235,19 +245,42 @@ def to_torch(settings: Settings) -> str:
         f"batch size {spec.batch_size}, {budget}",
         strength if augmented else "no augmentation",
         *([f"gradients clipped to norm {number(spec.clip_norm)}"] if spec.clip_norm else []),
-        *(f"{name} = {value!r}" for name, value in settings.params.items() if name not in _SHOWN_IN_CODE),
+        *(
+            f"{name} = {value!r}"
+            for name, value in settings.params.items()
+            if name not in _SHOWN_IN_CODE and name.partition(".")[0] not in (*left, "noise_schedule")
+        ),
+        *([f"This code leaves out {', '.join(f'{k} = {v!r}' for k, v in left.items())}."] if left else []),
     ]
+    course = {} if "noise_schedule" in left else dict(spec.noise_schedule)
+    source, factor = (
+        ("legs import make_factor", f"make_factor({spec.schedule!r}, steps, {spec.warmup!r}, {spec.decay!r}, {course})")
+        if course
+        else ("schedules import SCHEDULES", f"SCHEDULES[{spec.schedule!r}]")
+    )
+    rate = "factor" if course else f"lambda step: factor(step, steps, {spec.warmup!r}, {spec.decay!r})"
     lines = [
         *_comment(*_promise(settings), *about),
         needs,
         "from torch.optim.lr_scheduler import LambdaLR",
-        "from trainables.training.schedules import SCHEDULES",
+        f"from trainables.training.{source}",
         "",
         f"optimizer = {call}  # batch size {spec.batch_size}",
-        f"factor = SCHEDULES[{spec.schedule!r}]  # of the learning rate, over `steps` optimizer steps",
-        f"scheduler = LambdaLR(optimizer, lambda step: factor(step, steps, {spec.warmup!r}, {spec.decay!r}))",
+        f"factor = {factor}  # of the learning rate, over `steps` optimizer steps",
+        f"scheduler = LambdaLR(optimizer, {rate})",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _find_left_out(spec: PairSpec) -> dict[str, Any]:
+    """Return the fields that steer a trial and that one optimizer with its schedule does not hold."""
+    plain = PairSpec(spec.dataset, spec.model, spec.learning_rate, spec.batch_size)
+    held = () if spec.noise_schedule.get("by") == "batch_size" else ("noise_schedule",)
+    left = (name for name in _STEERING if name not in held)
+    return {name: getattr(spec, name) for name in left if getattr(spec, name) != getattr(plain, name)}
+
+
+_STEERING = ("noise_schedule", "servo", "pairing", "child_b", "window", "protocol", "branch_step", "trunk")
 
 
 _SHOWN_IN_CODE = {

@@ -16,6 +16,7 @@ from trainables.noise import FAMILIES, NOISE
 from trainables.pair import synthetic
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
+from trainables.training.legs import child_leg
 
 
 def sweep(run: Path, **more: Any) -> sweeper.Results:
@@ -105,3 +106,36 @@ def test_augmentation_is_probed_once_before_the_search_and_aimed_at(
         top = {"shift": 1.34, "mixup": 2.0}[trial["augmentation"]]
         k_aug = top ** trial["augmentation_strength"]
         assert row["noise_target"] == pytest.approx(trial["noise_paper"] * k_aug, rel=1e-9)
+
+
+COURSES: dict[str, dict[str, Any]] = {
+    "by the learning rate": {"noise_schedule": {"kind": "cosine", "start": 1}},
+    "by the batch size": {"noise_schedule": {"kind": "linear", "start": 1, "by": "batch_size"}},
+    "a servo along a course": {"noise_schedule": {"kind": "linear", "start": 1}, "servo": {"every": 16}},
+    "unequal children": {"noise_schedule": {"kind": "linear", "start": 1}, "child_b": {"batch_size": 16}},
+}
+
+
+@pytest.mark.parametrize("case", COURSES)
+def test_the_target_is_the_mean_noise_of_the_stable_phase(tmp_path: Path, case: str) -> None:
+    knobs: dict[str, Any] = {"noise_schedule.end": {"min": 0.25, "max": 4, "distribution": "log_uniform"}}
+    if "child_b" in COURSES[case]:
+        knobs["child_b.learning_rate"] = {"min": 0.01, "max": 0.2, "distribution": "log_uniform"}
+    results = sweep(tmp_path / "run", trials=16, fixed={**COURSES[case], "epochs": 8}, parameters=knobs)
+    targets = {row["number"]: row["noise_target"] for row in read(results.run, "search").to_pylist()}
+    seen, ends = 0, set()
+    for row in results.trials.to_pylist():
+        spec, examples = PairSpec.from_json(row["spec"]), 5000
+        child, *_ = spec.child_specs()  # the noise of the pair is that of child A
+        leg = child_leg(child, examples)
+        sizes = [leg.size(t, child.batch_size) for t in leg.stable]
+        # noise of every step, averaged over the examples, with the servo at rest
+        noises = [leg.rate(t) / b / (1 - child.momentum) for t, b in zip(leg.stable, sizes, strict=True)]
+        mean = math.fsum(n * b for n, b in zip(noises, sizes, strict=True)) / sum(sizes)
+        assert mean == pytest.approx(row["noise_paper"], rel=1e-9)
+        if (target := targets.get(row["number"])) is not None:
+            assert mean == pytest.approx(target, rel=1e-6)
+            seen += 1
+        ends.add(spec.noise_schedule["end"])
+    assert seen >= 4
+    assert len(ends) > 4  # the rest of the course is an ordinary knob

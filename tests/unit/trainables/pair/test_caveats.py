@@ -69,6 +69,7 @@ def test_decay_that_had_no_time_to_act_is_named(changes: dict[str, Any], value: 
         ({"batch_size": 250}, {}, "without_replacement", "B/N = 0.25, so batches drawn without replacement have 0.75"),
         ({"schedule": "cosine"}, {}, "no_stable_phase", "schedule cosine has no stable phase"),
         ({"warmup": 0.3, "decay": 0.7}, {}, "no_stable_phase", "warmup and decay take 1 of the steps"),
+        ({"child_b": {"learning_rate": 0.3}}, {}, "unequal_children", "child B has 3 times the η/B of child A"),
         ({"optimizer": "lion", "momentum": 0.0}, {}, "paper_undefined", "use one of critical_ratio, fitted"),
     ],
 )  # fmt: skip
@@ -89,6 +90,7 @@ def test_each_caveat_has_its_key_and_number(changes: Any, more: Any, key: str, n
         ({"protocol": "branch", "branch_step": 10, "warmup": 0.5, "decay": 0.5}, {}),
         ({}, {"has_batchnorm": False, "ranks": 4}),
         ({"optimizer": "sgdw"}, {}),
+        ({"child_b": {"learning_rate": 0.1}}, {}),
     ],
 )
 def test_what_is_no_reason_to_doubt_is_silent(changes: Any, more: Any) -> None:
@@ -99,7 +101,8 @@ def test_every_key_can_be_reached() -> None:
     worst = {"weight_decay": 1e-4, "augmentation": "mixup", "augmentation_strength": 1.0, "batch_size": 500}
     more = {"clipped_fraction": 1.0, "has_batchnorm": True, "ranks": 2}
     texts = found(more, **worst, schedule="cosine", optimizer="adamw", momentum=0.0)
-    others = found(more, **worst, schedule="cosine", optimizer="lion", momentum=0.0)
+    unequal = {"child_b": {"batch_size": 8}, "optimizer": "lion", "momentum": 0.0}
+    others = found(more, **worst, **unequal, schedule="cosine")
     assert {*texts, *others} == set(KEYS)
     assert "paper_undefined" not in texts  # AdamW has noises of its own
     with pytest.raises(ValueError, match=r"a caveat must start with one of inert_weight_decay, .*, got 'oh'"):

@@ -25,7 +25,9 @@ from sweeper.analysis.settings.settings import (
 )
 from sweeper.cli.main import main
 from sweeper.config.load import load_sweep
+from sweeper.config.prepared import prepare
 from trainables.spec import PairSpec
+from trainables.training.legs import child_leg
 from trainables.training.schedules import wsd
 
 PARAMS = {"learning_rate": 0.02, "batch_size": 64, "momentum": 0.9, "weight_decay": 1e-4, "augmentation_strength": 0.5}
@@ -130,6 +132,59 @@ def build(settings: Settings) -> tuple[Any, Any]:
     scope: dict[str, Any] = {"params": [torch.nn.Parameter(torch.zeros(2))], "steps": 20}
     exec(compile(to_torch(settings), "settings", "exec"), scope)  # the test runs what users paste
     return scope["optimizer"], scope["scheduler"]
+
+
+STEERED = {**PARAMS, "noise_schedule.end": 3.0, "child_b.learning_rate": 0.05, "decay": 0.4}
+
+
+def steered(**course: Any) -> Settings:
+    """Settings with knobs that are entries of fields, whose other entries are fixed."""
+    fixed = {"noise_schedule": {"kind": "cosine", "start": 2, **course}, "window": {"size": 2, "spacing": 3}}
+    knobs = {name: {"min": 0.01, "max": 5.0} for name in ("noise_schedule.end", "child_b.learning_rate", "decay")}
+    sweep = SweepSpec.checked({"space": "digits_label_noise", "fixed": fixed, "parameters": {**knobs, "decay": KEPT}})
+    return replace(made(), params=STEERED, sweep=sweep, spec=prepare(sweep).space.build(STEERED))
+
+
+KEPT = {"min": 0.0, "max": 0.5}
+
+
+def test_entries_of_fields_survive_every_format(tmp_path: Path) -> None:
+    settings = steered()
+    spec = settings.spec
+    assert spec.noise_schedule == {"kind": "cosine", "start": 2, "end": 3.0}
+    assert spec.child_b == {"learning_rate": 0.05}
+    path = tmp_path / "settings.yaml"
+    path.write_text(to_yaml(settings))
+    loaded = load_sweep(str(path))
+    assert loaded.space.knobs == {}
+    assert loaded.space.build({}) == spec
+    params = ast.literal_eval(ast.parse(to_python(settings)).body[-1].value)  # type: ignore[attr-defined]
+    assert params == STEERED
+    again = SweepSpec.checked({"space": "digits_label_noise", "fixed": {**settings.sweep.fixed, **params}})
+    assert prepare(again).space.build({}) == spec
+    lines = [" ".join(line.split()) for line in format_settings([settings]).splitlines()]
+    assert "noise_schedule.end 3" in lines
+    assert "child_b.learning_rate 0.05" in lines
+    assert lines[lines.index("noise η/(B(1−μ)) 0.00313") + 1] == "of child B 0.00781"
+
+
+def test_the_torch_schedule_follows_the_course_of_the_noise() -> None:
+    settings = steered()
+    spec, text = settings.spec, to_torch(settings)
+    optimizer, scheduler = build(settings)
+    rates = [optimizer.param_groups[0]["lr"]]
+    for _ in range(19):
+        optimizer.step()
+        scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    leg = child_leg(replace(spec, steps=20), 720)
+    assert rates == pytest.approx([leg.rate(step) for step in range(20)])
+    left = "This code leaves out child_b = {'learning_rate': 0.05}, window = {'size': 2, 'spacing': 3}."
+    assert left in " ".join(text.replace("\n#  ", "").split())
+    assert "# noise_schedule" not in text
+    by_size = to_torch(steered(by="batch_size"))
+    assert "leaves out noise_schedule = {'kind': 'cosine'" in by_size
+    assert "factor = SCHEDULES['wsd']" in by_size
 
 
 def test_the_torch_arguments_build_the_optimizer_and_its_schedule() -> None:

@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.io.printable import printable_line
@@ -204,6 +205,20 @@ def wrap(text: str, indent: int) -> str:
     kept = _CLOSE.sub("\N{NO-BREAK SPACE}", text)
     lines = textwrap.fill(kept, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
     return lines.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def show_path(path: str | Path) -> str:
+    """Return a path as people read it: relative to the working directory if it lies below it, else absolute.
+
+    A URI stays as it is.
+    """
+    if "://" in str(path):
+        return str(path)
+    whole = Path(path).absolute()
+    try:
+        return str(whole.relative_to(Path.cwd()))
+    except (ValueError, OSError):  # elsewhere, or the working directory is gone
+        return str(whole)
 
 
 def add_unit(text: str, unit: str) -> str:

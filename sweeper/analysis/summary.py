@@ -23,7 +23,7 @@ from sweeper.analysis.trial_counts import (
 from sweeper.client.models import BestView, Cost, Progress, RegimeView, SweepRecord
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
-from sweeper.formatting import finite_or_none, wrap
+from sweeper.formatting import finite_or_none, show_path, wrap
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.stages import TITLES
 from sweeper.storage.location import Place, place_of
@@ -179,7 +179,7 @@ def summarize_sweep(
     space = find_space(spec)
     analysis = analysis or find_analysis(trials, spec.objective, spec.noise)[0]
     record["preferred"] = record_preferred(analysis, noise)
-    record["answer"] = find_answer(spec, space, trials, posterior, str(folder), record["page"], analysis).record()
+    record["answer"] = find_answer(spec, space, trials, posterior, show_path(folder), record["page"], analysis).record()
     try:
         best = choose_winner(trials, spec.objective, posterior, lost)
         record["recommendations"] = _recommend_each(trials, noise, BOTH, {spec.objective: best})
@@ -224,11 +224,13 @@ def format_sweep(record: Mapping[str, Any]) -> str:
     parts += [format_front(record["front"], record["objectives"])] if record["front"] else []
     parts += [f"first {outcome} trial: {detail}" for outcome, detail in record["first_details"].items()]
     parts += ["\n".join(wrap(f"warning: {line}", 0) for line in record["warnings"])] if record["warnings"] else []
-    again = f"not saved; `sweeper best {shlex.quote(record['run'])} --save FILE` trains that trial again"
+    again = f"not saved; `sweeper best {shlex.quote(show_path(record['run']))} --save FILE` trains that trial again"
     trained_here = not (record["synthetic"] or record["imported"])
-    weights = record["weights"] or (again if record["best"] and trained_here else None)
-    places = {"results": record["run"], "page": record["page"], "best merged weights": weights}
-    parts.append("\n".join(f"{name + ':':<21}{place}" for name, place in places.items() if place))
+    places = {"results": record["run"], "page": record["page"], "best merged weights": record["weights"]}
+    lines = [f"{name + ':':<21}{show_path(place)}" for name, place in places.items() if place]
+    if record["best"] and trained_here and not record["weights"]:
+        lines.append(f"{'best merged weights:':<21}{again}")
+    parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments
 from sweeper.errors import SpecError
-from sweeper.formatting import merge_words, number, pluralize
+from sweeper.formatting import merge_words, number, pluralize, show_path
 from trainables.registry import UnknownName
 
 if TYPE_CHECKING:
@@ -159,5 +159,5 @@ def _format_record(record: Mapping[str, Any]) -> str:
     if record["rank"] is not None:
         share = f"{number(100 * record['discarded'])} % of the merged update's squared norm is discarded"
         facts |= {"adapter": f"rank {record['rank']}; {share}"}
-    facts |= {"time": f"{number(record['seconds'])} s", "saved": record["saved"]}
+    facts |= {"time": f"{number(record['seconds'])} s", "saved": show_path(record["saved"])}
     return "\n".join(f"{name + ':':<9}{text}" for name, text in facts.items())

@@ -29,18 +29,21 @@ from sweeper.formatting import (
     number,
     per_token,
     pluralize,
+    show_path,
     wrap,
 )
 from sweeper.search.objectives import resolve_objective
 from trainables.noise import KNOBS, NOISE
 from trainables.result import TASKS
 from trainables.spec import SEVERAL_TASKS, PairSpec
+from trainables.trial import IMPORTED
 
 MOST_LINES = 12
 _COMMAND = ": sweeper "  # begins the command of a remark
 _NEAR = 0.01
 """Share of a knob's range that counts as its end."""
 _GAINS = ("gain_mean", "gain_best", "barrier")
+_WITHOUT_WEIGHTS = ("synthetic", IMPORTED)
 _MODELS = {"merged": "merged", "parents": "parents", "ensemble": "ensemble"}
 
 
@@ -259,6 +262,8 @@ def _find_next(badge: Badge, winner: Mapping[str, Any] | None, run: str) -> str:
     if winner is None:
         return f"sweeper status {folder}"
     if badge.word in (Word.HUMP, Word.NO_OPTIMUM):
+        if winner["trainable"] in _WITHOUT_WEIGHTS:
+            return f"sweeper recommend {folder}"
         text = winner.get("tokens_per_example") is not None
         return f"sweeper best {folder} --save {'merged' if text else 'merged.safetensors'}"
     return f"sweeper extend {folder}"
@@ -276,7 +281,7 @@ def format_answer(answer: Mapping[str, Any]) -> str:
             blocks.append(_label("on test", scores))
     blocks.append(_label("sure?", answer["certainty"]))
     after = [_label("next", answer["next"], long=True)]
-    after += [_label("page", answer["page"], long=True)] if answer["page"] else []
+    after += [_label("page", show_path(answer["page"]), long=True)] if answer["page"] else []
     for note in map(_format_note, answer["remarks"]):
         if sum(block.count("\n") + 1 for block in (*blocks, note, *after)) <= MOST_LINES:
             blocks.append(note)

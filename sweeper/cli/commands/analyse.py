@@ -10,7 +10,7 @@ from sweeper.cli.options import COMMON, OBJECTIVE_HELP, SHOWN_NOISE, objectives
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.errors import ExitCode, SpecError
-from sweeper.formatting import cell_text, format_table, is_value, name_knob, number, pluralize, wrap
+from sweeper.formatting import cell_text, format_table, is_value, name_knob, number, pluralize, show_path, wrap
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 from trainables.registry import UnknownName, unknown
@@ -69,7 +69,9 @@ def analyse(args: Arguments) -> int:
         # `extend` plans from all trials, on the objective's split
         extendable = not args.where and not args.split
         commands[folder] = (
-            make_extend_command(shlex.quote(str(spec.out)), spec, args.noise, args.objective) if extendable else ""
+            make_extend_command(shlex.quote(show_path(str(spec.out))), spec, args.noise, args.objective)
+            if extendable
+            else ""
         )
         analyses[folder] = analysis.analyse(
             trials, args.objective or spec.objective, args.noise or spec.noise, split=split

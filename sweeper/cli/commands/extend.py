@@ -14,7 +14,7 @@ from sweeper.cli.parsing import Arguments, Option, command
 from sweeper.config.load import SpecSource
 from sweeper.config.prepared import PreparedSweep
 from sweeper.errors import ExitCode
-from sweeper.formatting import format_table, number, pluralize, wrap
+from sweeper.formatting import format_table, number, pluralize, show_path, wrap
 from sweeper.storage.location import place_of
 from trainables.noise import KNOBS
 from trainables.spec import PairSpec
@@ -79,12 +79,13 @@ def _run(args: Arguments, sweep: PreparedSweep, plan: Plan, record: dict[str, An
     with Progress(sweep.spec.objective, counts="further trials") as progress:
         callbacks = Callbacks(progress, say=lambda line: print(line, file=sys.stderr))
         results = run.extend(sweep, plan, callbacks)
-    again = f"`sweeper extend {shlex.quote(str(results.run))}` continues"
+    folder = show_path(results.run)
+    again = f"`sweeper extend {shlex.quote(folder)}` continues"
     planned = {s.digest for s in plan.specs}
     rows = results.trials.select(["digest", "outcome"]).to_pylist()
     outcomes = [r["outcome"] for r in rows if r["digest"] in planned]
     if results.interrupted:
-        print(f"interrupted: {len(outcomes)} of {_count_trials(plan)} are in {results.run}; {again}", file=sys.stderr)
+        print(f"interrupted: {len(outcomes)} of {_count_trials(plan)} are in {folder}; {again}", file=sys.stderr)
         return ExitCode.INTERRUPTED
     if results.reason:
         print(f"stopped early: {results.reason}; {again}", file=sys.stderr)
@@ -101,7 +102,7 @@ def _run(args: Arguments, sweep: PreparedSweep, plan: Plan, record: dict[str, An
     counts = ", ".join(f"{n} {o}" for o, n in record["outcomes"].items())
     missing = list(dict.fromkeys(f"still missing: {why}" for why in record["missing"]))
     lines = [
-        f"{pluralize(len(outcomes), 'further trial')} ({counts}) in {results.run}",
+        f"{pluralize(len(outcomes), 'further trial')} ({counts}) in {folder}",
         *analysis.sentences[:1],
         *missing,
     ]

@@ -11,7 +11,7 @@ from sweeper.cli.options import COMMON, RUN_DIR, SHOWN_NOISE, samplers, spaces
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Choice, Option, command
 from sweeper.errors import ExitCode, SpecError, StorageError
-from sweeper.formatting import csv_bytes, pluralize
+from sweeper.formatting import csv_bytes, pluralize, show_path
 from sweeper.storage.location import file_of, place_of
 from sweeper.storage.run_folder import stored_spec
 
@@ -118,7 +118,8 @@ def _write_events(args: Arguments, spec: SweepSpec) -> tuple[dict[str, Any], str
     except StorageError as error:
         raise SpecError(str(error)) from None
     folder = str(target.local.absolute()) if target.local else target.uri
-    text = f"{pluralize(count, 'trial')} in {folder}; `tensorboard --logdir {shlex.quote(folder)}` shows them"
+    shown = show_path(folder)
+    text = f"{pluralize(count, 'trial')} in {shown}; `tensorboard --logdir {shlex.quote(shown)}` shows them"
     return {"folder": folder, "trials": count}, text
 
 
@@ -131,9 +132,8 @@ def _write_study(args: Arguments, spec: SweepSpec) -> tuple[dict[str, Any], str]
         raise SpecError(f"--out must be a file on this machine, got {args.out or run.text}: --out study.db")
     target = Path(args.out or f"{run.local}/study.db").expanduser().absolute()
     count = write_study(spec, known_space(spec).space, run, target)
-    text = (
-        f"{pluralize(count, 'trial')} in {target}; `optuna-dashboard {shlex.quote(f'sqlite:///{target}')}` shows them"
-    )
+    shown = show_path(target)
+    text = f"{pluralize(count, 'trial')} in {shown}; `optuna-dashboard {shlex.quote(f'sqlite:///{shown}')}` shows them"
     return {"file": str(target), "trials": count}, text
 
 
@@ -201,9 +201,8 @@ def import_table(args: Arguments) -> int:
         "notes": list(sweep.notes),
     }
     counts = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items())
-    head = (
-        f"{pluralize(len(sweep.rows), 'trial')} of {pluralize(sweep.spec.trials, 'configuration')} ({counts}) in {out}"
-    )
+    trials, configurations = pluralize(len(sweep.rows), "trial"), pluralize(sweep.spec.trials, "configuration")
+    head = f"{trials} of {configurations} ({counts}) in {show_path(out)}"
     emit(args.json, record, "\n".join([head, *(wrap(note, 0) for note in sweep.notes)]))
     return ExitCode.DONE
 
@@ -214,10 +213,10 @@ def _make_folder(out_option: str | None, table: Path) -> Path:
     out = Path(out_option or Path("runs") / table.stem).expanduser().absolute()
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise SpecError(f"{out} is not an empty folder; choose another --out")
+            raise SpecError(f"{show_path(out)} is not an empty folder; choose another --out")
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SpecError(f"cannot write to {out}: {error.strerror or error}") from None
+        raise SpecError(f"cannot write to {show_path(out)}: {error.strerror or error}") from None
     return out
 
 

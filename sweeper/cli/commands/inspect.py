@@ -18,7 +18,7 @@ from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import ExitCode, SpecError
-from sweeper.formatting import format_table, number, pluralize, wrap
+from sweeper.formatting import format_table, number, pluralize, show_path, wrap
 from sweeper.storage.location import is_uri
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def show_status(args: Arguments) -> int:
     analysis, doubt = find_analysis(trials, spec.objective, noise)
     badge, preferred = summarize_verdict(analysis, doubt), record_preferred(analysis, noise)
     exponents = choose_exponents(analysis, belief, noise)
-    parts = [wrap(f"{badge.word}: {badge.reason}.", 0), format_record(about, record)]
+    parts = [wrap(f"{badge.word}: {badge.reason}.", 0), format_record({**about, "run": show_path(args.dir)}, record)]
     parts += [wrap(f"{name}: {message}", 0) for name, message in regimes.items() if name != spec.objective]
     parts += [wrap(budget_error, 0)] if budget_error else []
     parts += [wrap(preferred["sentence"], 0)] if preferred else []
@@ -196,7 +196,7 @@ def check_rank(args: Arguments) -> None:
 
 def format_saved(record: Mapping[str, Any]) -> list[str]:
     """Return the lines on what `--save` wrote."""
-    lines = [f"{k + ':':<21}{record[k]}" for k in ("saved", "card") if k in record]
+    lines = [f"{k + ':':<21}{show_path(record[k])}" for k in ("saved", "card") if k in record]
     if "discarded" in record:
         lines.append(f"{'discarded:':<21}{number(100 * record['discarded'])} % of the merged update's squared norm")
     return lines

@@ -19,7 +19,7 @@ from sweeper.config.space import corner_params, load_space
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_source import parse_assignments
 from sweeper.errors import SpecError, StorageError
-from sweeper.formatting import describe_per_token, format_table, merge_words, number, wrap
+from sweeper.formatting import describe_per_token, format_table, merge_words, number, show_path, wrap
 from sweeper.storage.location import is_uri
 from trainables.registry import UnknownName, unknown
 from trainables.result import TASKS
@@ -177,7 +177,7 @@ def _choose_folder(out_option: str | None) -> Path:
         raise SpecError(f"--out must be a local or mounted folder, got {out_option}")
     out = Path(out_option or Path("runs") / f"merge-{time.strftime('%Y%m%d-%H%M%S')}").expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SpecError(f"{out} is not an empty folder; choose another --out")
+        raise SpecError(f"{show_path(out)} is not an empty folder; choose another --out")
     return out
 
 
@@ -246,7 +246,7 @@ def _format_record(record: Mapping[str, Any]) -> str:
         wrap(f"coefficients and the chosen merge have the lowest validation loss; chosen: {chosen}", 0),
         *(f"{name:<44}{number(scores[c])}{unit}" for name, c, unit in _FACTS if scores.get(c) is not None),
         *_describe_text(record),
-        *(f"{k + ':':<9}{record[k]}" for k in ("run", "page", "weights", "saved") if record[k]),
+        *(f"{k + ':':<9}{show_path(record[k])}" for k in ("run", "page", "weights", "saved") if record[k]),
     ]
     return "\n".join(lines)
 

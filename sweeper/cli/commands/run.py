@@ -29,7 +29,7 @@ from sweeper.config.load import SpecSource
 from sweeper.config.prepared import PreparedSweep, find_objective
 from sweeper.config.spec import keys
 from sweeper.errors import ExitCode, SpecError
-from sweeper.formatting import pluralize
+from sweeper.formatting import pluralize, show_path
 from trainables.io.printable import printable_line
 
 _YES = Option("--yes", "", "Continue an unfinished sweep in --out without a question.", default=False, group="cluster")
@@ -93,17 +93,17 @@ def _sweep(args: Arguments, sweep: PreparedSweep, yes: bool) -> int:
     def confirm(folder: Path | str, left: int) -> bool:
         if yes or not sys.stdin.isatty():
             return yes
-        question = (
-            f"{folder} holds a part of this sweep; run the remaining {pluralize(left * sweep.spec.repeats, 'trial')}?"
-        )
+        rest = pluralize(left * sweep.spec.repeats, "trial")
+        question = f"{show_path(folder)} holds a part of this sweep; run the remaining {rest}?"
         return click.confirm(printable_line(question), err=True)
 
     with Progress(find_objective(sweep)) as progress:
         results = run_prepared(sweep, Callbacks(progress, confirm, progress.line))
     rows = results.trials.num_rows
-    again = f"`sweeper resume {shlex.quote(str(results.run))}` continues"
+    folder = show_path(results.run)
+    again = f"`sweeper resume {shlex.quote(folder)}` continues"
     if results.interrupted:
-        print(f"interrupted: {pluralize(rows, 'trial is', 'trials are')} in {results.run}; {again}", file=sys.stderr)
+        print(f"interrupted: {pluralize(rows, 'trial is', 'trials are')} in {folder}; {again}", file=sys.stderr)
         return ExitCode.INTERRUPTED
     if results.reason:
         print(f"stopped early: {results.reason}; {again}", file=sys.stderr)

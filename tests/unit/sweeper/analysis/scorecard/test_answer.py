@@ -84,6 +84,8 @@ def test_the_next_command_follows_from_the_verdict() -> None:
     assert hump_answer.next == "sweeper best 'runs/a b' --save merged.safetensors"
     few = answer_of(rows_of(hump, 5, 1))
     assert few.next == "sweeper extend 'runs/a b'"
+    closed_form = answer_of([{**row, "trainable": "synthetic"} for row in rows_of(hump, 40, 0)])
+    assert closed_form.next == "sweeper recommend 'runs/a b'"  # it has no weights to save
 
 
 def test_a_winner_at_an_end_of_its_range_says_so(tmp_path: Path) -> None:

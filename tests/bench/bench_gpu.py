@@ -1,8 +1,10 @@
 """Pairs on a GPU: several at a time on one card and its utilisation, same spec same numbers, stop and go on, memory.
 
 Eight pairs of ResNet-18 on CIFAR-10's JPEG re-encoding, one learning rate each, run by `python -m trainables.pair`. Two
-runs of one spec are compared column by column, one of them killed in training and started again. The last pair
-asks for more memory than the card has.
+runs of one spec are compared column by column, one of them killed in training and started again. One pair asks for
+more memory than the card has. The text spaces follow at full size, one pair at a time: memory and speed. All of it is
+sized for ten minutes of one card; the text part has run on a CPU alone so far. `--only text` and `--only images` run a
+part.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 
 import torch
 from provenance import provenance
+from text_on_gpu import FULL, TINY, make_files, make_specs, measure_text
 
 SPEC: dict[str, Any] = {
     "dataset": "cifar10_jpeg", "model": "resnet18_32", "protocol": "branch", "branch_step": 600, "steps": 600,
@@ -135,13 +138,39 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", help="torch device (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder for the rows as JSON")
     parser.add_argument("--set", type=json.loads, default={}, help="fields of the pairs, as JSON", metavar="JSON")
+    parser.add_argument("--only", choices=("images", "text"), help="the part to run (default: both)")
+    parser.add_argument("--tiny", action="store_true", help="small models of text, for a try on a CPU")
     parser.add_argument("--memory-batch", type=int, default=32_000, help="batch size of the pair that is too large")
     args = parser.parse_args()
-    if not args.data or (args.device.startswith("cuda") and not torch.cuda.is_available()):
-        print("skipped: needs a GPU and SWEEPER_DATA with cifar10_jpeg")
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        print("skipped: needs a GPU")
         return
-    spec = SPEC | args.set
     print(provenance(), flush=True)
+    found: dict[str, Any] = {}
+    if args.only != "text":
+        found |= images(args)
+    if args.only != "images":
+        found |= texts(args.device, args.tiny)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "rows.json").write_text(json.dumps(found))
+
+
+def texts(device: str, tiny: bool) -> dict[str, Any]:
+    """Measure the text spaces and return their rows."""
+    size = TINY if tiny else FULL
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "data"
+        specs = make_specs(root, make_files(root, size), size)
+        return {"text": measure_text(Pairs(Path(folder), str(root), device).row, specs)}
+
+
+def images(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the pairs of images and return their rows; empty without their data set."""
+    if not args.data:
+        print("no images: they need SWEEPER_DATA with cifar10_jpeg")
+        return {}
+    spec = SPEC | args.set
     with tempfile.TemporaryDirectory() as folder:
         pairs = Pairs(Path(folder), args.data, args.device)
         first = pairs.row("alone", spec | {"steps": 100, "branch_step": 0, "protocol": "finetune"})  # fills the cache
@@ -171,10 +200,7 @@ def main() -> None:
             "memory", spec | {"batch_size": args.memory_batch, "steps": 2, "branch_step": 2, "autocast": ""}
         )
         print(f"batches of {args.memory_batch} in float32: {large['outcome']}: {large['outcome_detail'][:200]}")
-        if args.out:
-            args.out.mkdir(parents=True, exist_ok=True)
-            everything = {"pairs": rows, "twice": [one, two], "continued": three, "memory": large}
-            (args.out / "rows.json").write_text(json.dumps(everything))
+    return {"pairs": rows, "twice": [one, two], "continued": three, "memory": large}
 
 
 if __name__ == "__main__":

@@ -42,7 +42,15 @@ def build(
 
 
 def is_stacked(spec: SweepSpec, trial: PairSpec) -> bool:
-    """Return whether a sweep trains the repeats of a trial as one stack."""
+    """Return whether a sweep trains the repeats of a trial as one stack.
+
+    Raises:
+        SpecError: The sweep asks for stacks, and the trial cannot be part of one.
+    """
+    if trial.apart:
+        if spec.stack == "on" and spec.repeats > 1:
+            raise SpecError(f"stack on trains repeats as one, which trials {trial.apart} cannot: use --stack off")
+        return False
     large = 2 * spec.repeats >= STACK_MEMBERS and trial.batch_size <= STACK_BATCH
     return spec.stack == "on" or (spec.stack == "auto" and large)
 

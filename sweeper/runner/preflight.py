@@ -44,6 +44,8 @@ def check_sweep(sweep: PreparedSweep) -> PreparedSweep:
         first = next(corner_params(space))
         enqueued = [space.build({**first, **point}) for point in convert_points(space, spec.enqueue)]
         trials = [replace(t, graphs=spec.graphs) for t in (*sweep.corners, *enqueued)]
+        for trial in trials:
+            is_stacked(spec, trial)  # the sweep may ask for what the trial cannot do
         _check_noise(spec, trials)
         _check_objectives(spec, trials)
         # this machine may lack the devices of a cluster

@@ -17,6 +17,7 @@ from trainables.spec.rules import (
     check_pair,
     coerce,
     dataset_list,
+    find_apart,
     name_list,
     read_fields,
 )
@@ -286,12 +287,17 @@ class PairSpec:
 
     def child_specs(self) -> list[PairSpec]:
         """Return the hyperparameters of each child, `members` entries; only `child_b` can make them differ."""
-        first = replace(self, child_b={})
+        first: PairSpec = replace(self, child_b={})
         return [first, *(replace(first, **dict(self.child_b)) for _ in range(self.members - 1))]
 
     def trunk_spec(self) -> PairSpec:
         """Return the hyperparameters of the trunk; only `trunk` can make them differ from those of the children."""
         return replace(self, trunk={}, **dict(self.trunk)) if self.trunk else self
+
+    @property
+    def apart(self) -> str:
+        """Why repeats cannot train as one stack, such as `with a servo`; empty if they can."""
+        return find_apart(self)
 
     def stack_mates(self) -> list[PairSpec]:
         """Return the specs of the stack that contains this one, in order of repeat."""

@@ -221,8 +221,16 @@ def check_dynamics(spec: Any) -> None:
         check("trunk", spec.trunk, "be empty unless protocol is branch", spec.protocol == "branch")
     if spec.child_b:
         check("members", spec.members, "be 2 with child_b", spec.members == 2)
-        check("stack", spec.stack, "be 1 with child_b", spec.stack == 1)
     _check_window(spec.window)
+    if reason := find_apart(spec):
+        check("stack", spec.stack, f"be 1 {reason}", spec.stack == 1)
+
+
+def find_apart(spec: Any) -> str:
+    """Return why the repeats of a trial cannot train as one stack, such as `with a servo`; empty if they can."""
+    reasons = {"with child_b": spec.child_b, "with a servo": spec.servo}
+    reasons["in protocol scratch"] = spec.protocol == "scratch"
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def _check_entries(field: str, options: JSON, known: tuple[str, ...]) -> None:
@@ -240,7 +248,6 @@ def _check_servo(spec: Any) -> None:
     check("servo.limit", options.get("limit", 4), "be > 1", _number("servo.limit", options.get("limit", 4)) > 1)
     weight = options.get("smoothing", 0.5)
     check("servo.smoothing", weight, "lie in (0, 1]", 0 < _number("servo.smoothing", weight) <= 1)
-    check("stack", spec.stack, "be 1 with a servo", spec.stack == 1)
     check("clip_norm", spec.clip_norm, "be 0 with a servo, which reads the gradients", spec.clip_norm == 0)
     stable = spec.schedule in ("wsd", "constant")
     check("schedule", spec.schedule, "be wsd or constant with a servo: it needs a stable phase", stable)
@@ -329,7 +336,6 @@ def _check_scratch(spec: Any) -> None:
     for name in ("weights", "adapter"):
         check(name, getattr(spec, name), "be empty in protocol scratch: children draw their weights",
               not getattr(spec, name))  # fmt: skip
-    check("stack", spec.stack, "be 1 in protocol scratch", spec.stack == 1)
     if spec.model.startswith("hf:") and not spec.base.steps:
         raise ValueError(
             "base.steps must be > 0 in protocol scratch with a model folder, whose children would start alike, got 0; "

@@ -9,9 +9,10 @@ import pytest
 
 from search_spaces import load
 from sweeper import SweepSpec
-from sweeper.config.prepared import prepare
+from sweeper.config.prepared import prepare, set_defaults
 from sweeper.config.trials import FEWEST_STEPS, build, measure_share, shorten
 from sweeper.errors import SpecError
+from sweeper.runner.preflight import check_sweep
 from trainables.spec import PairSpec
 
 TRIAL = PairSpec(dataset="digits", model="small_cnn", learning_rate=0.1, batch_size=16)
@@ -106,3 +107,27 @@ def test_a_rule_that_only_shortened_trials_break_is_one_line(monkeypatch: pytest
     monkeypatch.setattr("sweeper.config.trials.shorten", refuse)
     with pytest.raises(SpecError, match=r"at proxy 0.25 cannot run: epochs must be >= 1, got 0, or leave proxy out$"):
         prepare(SweepSpec.checked({"space": "synthetic", "proxy": 0.25}))
+
+
+APART: dict[str, dict[str, Any]] = {
+    "with child_b": {"child_b": {"learning_rate": 0.1}},
+    "with a servo": {"servo": {"every": 16}},
+    "in protocol scratch": {"protocol": "scratch", "merges": ["linear"]},
+}
+
+
+@pytest.mark.parametrize("reason", APART)
+def test_repeats_that_cannot_train_as_one_stack_train_one_by_one(reason: str) -> None:
+    params = {"learning_rate": 0.05, "batch_size": 16, "momentum": 0.9, "weight_decay": 1e-4}
+    values: dict[str, Any] = {"space": "digits_cnn", "repeats": 4, "fixed": {**params, **APART[reason]}}
+    sweep = prepare(SweepSpec.checked(values))
+    trials = [build(sweep.spec, sweep.space, {"augmentation_strength": 0.5}, i) for i in range(4)]
+    assert [t.stack for t in trials] == [1] * 4
+    assert trials[0].apart == reason
+    plain = prepare(SweepSpec.checked({**values, "fixed": params}))
+    assert build(plain.spec, plain.space, {"augmentation_strength": 0.5}).stack == 4
+    asked = set_defaults(prepare(SweepSpec.checked({**values, "stack": "on"})))
+    with pytest.raises(SpecError) as caught:
+        check_sweep(asked)
+    assert str(caught.value) == f"stack on trains repeats as one, which trials {reason} cannot: use --stack off"
+    assert check_sweep(asked.with_spec(repeats=1)).constants["examples"] == 720

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from trainables.training.base_training import train_base
 
 from tests.support.courses import finetune
 from tests.support.small_trials import digits_spec, python
@@ -29,7 +28,7 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.tasks.tasks import children_data
 from trainables.training import base as base_module
-from trainables.training.base import own_base, trunk
+from trainables.training.base import own_base, train_base, trunk
 from trainables.training.legs import child_leg
 from trainables.training.loop import Seeds
 

@@ -20,7 +20,6 @@ from dashboards.app.source import SweepSource
 from dashboards.data.folders import Live
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
-from dashboards.data.trial_rows import filter_rows
 from dashboards.text.trial_details import describe_trial, find_row
 from dashboards.views import VIEWS, choices, overview, verdicts
 from dashboards.views import trials as trials_view
@@ -234,7 +233,8 @@ class App:
         view = VIEWS[selection.tab]
         if view.name == "trials" and run.tables["trials"].num_rows:
             listed = grid.make_grid(trials_view.list_columns(run, selection), selection)
-            return {**components.make_texts(Section()), "hero": [], "content": listed}, {}, "grid"
+            texts = components.make_texts(Section(banners=trials_view.find_troubles(run, selection)))
+            return {**texts, "hero": [], "content": listed}, {}, "grid"
         revision = f"{_hash(run.place)} {selection.noise} {selection.metric} {selection.split}"
         section = self.build_section(run, selection)
         words, mark = components.make_texts(section), _hash(components.describe_layout(section, view.name))
@@ -348,14 +348,11 @@ class App:
         """Return the filtered and sorted trials of an address with all columns, as CSV; None without a run.
 
         Raises:
-            SpecError: The run cannot be read.
+            SpecError: The run cannot be read, or the filter or the order is invalid.
         """
         selection, _ = self.parse_query(search)
         run = self.read_run(search)
-        if run is None:
-            return None
-        rows, _ = filter_rows(run.tables["trials"], selection.filter, selection.sort)
-        return csv_bytes(rows)
+        return None if run is None else csv_bytes(trials_view.select_rows(run, selection))
 
 
 def _read_server_url() -> str:

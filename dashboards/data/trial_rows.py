@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,14 +155,44 @@ def filter_rows(trials: pa.Table, rules: str, order: str) -> tuple[pa.Table, str
         order: Sort model as JSON: a list of `colId` and `sort` (`asc` or `desc`); empty keeps the order.
 
     Returns:
-        The rows, and a sentence if the filter or order is invalid and ignored, else an empty text.
+        The rows, and a sentence if the filter or the order is invalid, else an empty text. An invalid one is left out.
     """
+    model, trouble = _parse(rules, {}, "filter")
+    sorts, unsorted = _parse(order, [], "order")
+    found, column = trials, ""
     try:
-        model: Mapping[str, Any] = json.loads(rules) if rules else {}
-        sorts: Sequence[Mapping[str, Any]] = json.loads(order) if order else []
-        for name, rule in model.items():
-            trials = trials.filter(_make_mask(trials.column(name), rule))
+        for column, rule in model.items():
+            found = found.filter(_make_mask(found.column(column), rule))
+    except _INVALID:
+        found, trouble = trials, _describe_trouble("filter", column, trials)
+    try:
+        for sort in sorts:
+            column = sort["colId"]
         keys = [(s["colId"], "descending" if s["sort"] == "desc" else "ascending") for s in sorts]
-        return (trials.sort_by(keys) if keys else trials), ""
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
-        return trials, f"The address has an invalid filter or order of the trials, which is ignored ({error})."
+        found = found.sort_by(keys) if keys else found
+    except _INVALID:
+        unsorted = _describe_trouble("order", column, trials)
+    return found, trouble or unsorted
+
+
+_INVALID = (ValueError, LookupError, TypeError, AttributeError, RecursionError, pa.ArrowException)
+_IGNORED = {"filter": "so all trials are shown", "order": "so the best trials stand first"}
+_ARTICLE = {"filter": "a filter", "order": "an order"}
+_LONGEST = 40
+
+
+def _parse(text: str, empty: Any, what: str) -> tuple[Any, str]:
+    try:
+        value = json.loads(text) if text else empty
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, type(empty)):
+        return value, ""
+    return empty, f"The {what} in the address is not valid JSON of {_ARTICLE[what]}, {_IGNORED[what]}."
+
+
+def _describe_trouble(what: str, column: str, trials: pa.Table) -> str:
+    name = repr(str(column)[:_LONGEST])
+    if column not in trials.column_names:
+        return f"The {what} in the address names {name}, which is no column, {_IGNORED[what]}."
+    return f"The {what} in the address has no valid rule for column {name}, {_IGNORED[what]}."

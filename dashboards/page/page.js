@@ -82,13 +82,18 @@
     const compare = { "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b,
       "=": (a, b) => Math.abs(a - b) <= 1e-3 * Math.abs(b) };
     filter.addEventListener("input", function () {
-      const rule = filter.value.match(/^\s*(.+?)\s*(<=|>=|<|>|=)\s*(\S+)\s*$/), wanted = rule && rule[1].toLowerCase();
+      const rule = filter.value.match(/^\s*(.+?)\s*(<=|>=|<|>|=)\s*([^\s<>=]\S*)\s*$/), wanted = rule && rule[1].toLowerCase();
       const at = rule ? heads.findIndex((h) => h.textContent.toLowerCase().startsWith(wanted)
         || h.title.toLowerCase().startsWith(wanted)) : -1;
-      const words = filter.value.toLowerCase().split(/\s+/);
-      const keeps = rule && at >= 0 && !isNaN(parseFloat(rule[3]))
-        ? (r) => compare[rule[2]](number(r.cells[at]), parseFloat(rule[3]))
-        : (r) => words.every((w) => r.textContent.toLowerCase().includes(w));
+      const words = filter.value.toLowerCase().split(/\s+/), value = rule ? Number(rule[3]) : NaN;
+      const trouble = !rule ? (/[<>=]\s*$/.test(filter.value) ? "a number must follow, as in B >= 32" : "")
+        : at < 0 ? "no column begins with " + rule[1]
+        : isNaN(value) && rule[2] !== "=" ? rule[3] + " is no number" : "";
+      filter.toggleAttribute("aria-invalid", Boolean(trouble));
+      if (trouble) { left.textContent = trouble + "; the rows stay as they are"; return; }
+      const keeps = !rule ? (r) => words.every((w) => r.textContent.toLowerCase().includes(w))
+        : isNaN(value) ? (r) => r.cells[at].textContent.toLowerCase() === rule[3].toLowerCase()
+        : (r) => compare[rule[2]](number(r.cells[at]), value);
       rows.forEach(function (r) { r.hidden = !keeps(r); });
       const shown = rows.filter((r) => !r.hidden).length;
       left.textContent = shown === rows.length ? "" : shown + " of " + rows.length;

@@ -8,12 +8,13 @@ from dashboards.charts.axes import shorten
 from dashboards.data.cache import cache_by_content
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
-from dashboards.data.trial_rows import Head, filter_rows, list_heads, rank_rows
+from dashboards.data.trial_rows import STAR, Head, filter_rows, list_heads, rank_rows
 from dashboards.text.best import Cell, TextTable
 from dashboards.views import choices, overview
 from dashboards.views.section import Control, Section, TableCard, View
 from dashboards.views.verdicts import ask
 from sweeper.analysis.posterior import Posterior
+from sweeper.errors import SpecError
 from sweeper.formatting import pluralize
 
 SHOWN = 200
@@ -63,6 +64,26 @@ def build(run: Run, selection: Selection) -> Section:
     words = f"{cut}`sweeper export DIR` writes the whole table." if cut else f"{pluralize(rows.num_rows, 'trial')}."
     words += " ★ marks the best configuration. Click a head to sort; hover over it for its meaning."
     return Section(banners=(trouble,) if trouble else (), tables=(TableCard("trials", "Trials", words, table),))
+
+
+def find_troubles(run: Run, selection: Selection) -> tuple[str, ...]:
+    """Return what is wrong with the filter or the order of an address; empty if both are valid."""
+    trouble = filter_rows(list_rows(run, selection), selection.filter, selection.sort)[1]
+    return (trouble,) if trouble else ()
+
+
+def select_rows(run: Run, selection: Selection) -> pa.Table:
+    """Return the trials that an address selects, best first, with all columns.
+
+    Raises:
+        SpecError: The filter or the order is invalid.
+    """
+    if not run.tables["trials"].num_rows:
+        return run.tables["trials"]
+    rows, trouble = filter_rows(list_rows(run, selection), selection.filter, selection.sort)
+    if trouble:
+        raise SpecError(f"{trouble.partition(', so ')[0]}: remove it from the address")
+    return rows.drop_columns(STAR)
 
 
 def _make_cell(value: object) -> Cell:

@@ -226,6 +226,12 @@ def test_the_trials_sort_filter_and_keep_their_columns(html, look):
     kept = [float(v) for v in page.evaluate(cells.format(size))]
     assert kept == sorted(v for v in sizes if v >= 64)
     assert page.locator("#left").text_content() == f"{len(kept)} of {len(sizes)}"
+    # an invalid filter says so, and the rows stay
+    for text, said in (("nothing >= 64", "no column begins with nothing"), ("batch_size >= many", "many is no number"),
+                       ("batch_size >=", "a number must follow, as in B >= 32")):  # fmt: skip
+        page.locator("#trials input").fill(text)
+        assert page.locator("#left").text_content() == f"{said}; the rows stay as they are"
+        assert page.locator("#trials tbody tr:visible").count() == len(kept)
     page.locator("#trials input").fill("diverged")
     assert len(page.evaluate(cells.format(0))) == 3
     page.locator("#trials input").fill("")

@@ -45,11 +45,29 @@ def test_ranges_texts_blanks_and_orders(trials):
     assert found["momentum"].to_pylist() == sorted((r["momentum"] for r in wanted), reverse=True)
 
 
-def test_a_filter_that_makes_no_sense_is_left_out_and_said(trials):
-    for rules in ("{", '{"nothing": {"type": "equals", "filter": 1}}', '{"momentum": {"type": "near", "filter": 1}}'):
-        found, trouble = filter_rows(trials, rules, "")
-        assert found.num_rows == trials.num_rows
-        assert "invalid filter or order" in trouble
+@pytest.mark.parametrize(
+    ("rules", "order", "trouble"),
+    [
+        ("{", "", "The filter in the address is not valid JSON of a filter, so all trials are shown."),
+        ("[1]", "", "The filter in the address is not valid JSON of a filter, so all trials are shown."),
+        ('{"nothing": {"type": "equals", "filter": 1}}', "", "The filter in the address names 'nothing', which is no "
+         "column, so all trials are shown."),
+        ('{"momentum": {"type": "near", "filter": 1}}', "", "The filter in the address has no valid rule for column "
+         "'momentum', so all trials are shown."),
+        ("", "{}", "The order in the address is not valid JSON of an order, so the best trials stand first."),
+        ("", '[{"colId": "nothing", "sort": "asc"}]', "The order in the address names 'nothing', which is no column, "
+         "so the best trials stand first."),
+    ],
+)  # fmt: skip
+def test_a_filter_that_makes_no_sense_is_left_out_and_said(trials, rules, order, trouble):
+    found, said = filter_rows(trials, rules, order)
+    assert said == trouble
+    assert found["digest"].to_pylist() == trials["digest"].to_pylist()
+
+
+def test_an_invalid_filter_leaves_no_half_of_itself(trials):
+    half = '{"momentum": {"type": "lessThan", "filter": 0}, "nothing": {"type": "blank"}}'
+    assert filter_rows(trials, half, "")[0].num_rows == trials.num_rows
 
 
 def test_heads_have_units_and_docs_and_no_empty_columns(trials):

@@ -13,7 +13,7 @@ from sweeper.analysis.best import choose_winner, rank_trials
 from sweeper.analysis.observations import has_collapsed
 from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.regime import Regime, fit_regime
-from sweeper.analysis.stages.designed import mark_proxy
+from sweeper.analysis.stages.designed import is_proxy_only
 from sweeper.analysis.trial_counts import COUNTED, count_trials
 from sweeper.search.objectives import resolve_objective
 from trainables.noise import KNOBS, NOISE, NoiseScale
@@ -300,7 +300,7 @@ def summarize(
         "regimes": {
             name: _regime_record(fit_regime(trials, name, noise)) for name in dict.fromkeys((*BOTH, objective))
         },
-        "proxy_only": bool(trials.num_rows) and bool(mark_proxy(trials).all()),
+        "proxy_only": is_proxy_only(trials),
         "imported": "imported" in trials["trainable"].to_pylist(),
         "best": find_best(trials, objective, noise, posterior or Posterior(), lost),
     }

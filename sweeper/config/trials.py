@@ -12,13 +12,12 @@ from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.formatting import number, pluralize
 from trainables.spec import PairSpec
+from trainables.spec.rules import FEWEST_BETWEEN
 
 # a stack of at least 8 members is faster than a loop at batches of up to 32 examples (docs/findings/speed.md)
 STACK_MEMBERS, STACK_BATCH = 8, 32
 FEWEST_STEPS = 10
 """Steps of a shortened trial, at least: with fewer, warm-up and decay lose their shares."""
-FEWEST_BETWEEN = 8
-"""Steps between two measurements of a servo, at least; see `PairSpec.servo`."""
 SHORTENED = ("epochs", "steps", "branch_step", "window.spacing", "servo.every")
 """Fields of a trial, and entries of fields, that `shorten` changes."""
 

@@ -12,6 +12,9 @@ from trainables.io.printable import show_value
 from trainables.registry import unknown
 from trainables.spec.digests import default_of
 
+FEWEST_BETWEEN = 8
+"""Steps between two measurements of a servo, at least; see `PairSpec.servo`."""
+
 JSON = Mapping[str, Any]
 T = TypeVar("T")
 MOST_MEMBERS, MOST_MERGES, MOST_STEPS, MOST_TASKS = 1000, 64, 1_000_000_000, 8
@@ -244,7 +247,8 @@ def _check_servo(spec: Any) -> None:
     if "every" not in options:
         raise ValueError(f"servo must have every, the steps between two measurements, got {dict(options)}")
     every = _number("servo.every", options["every"])
-    check("servo.every", options["every"], "be whole and >= 8", every >= 8 and every % 1 == 0)
+    rule = f"be whole and >= {FEWEST_BETWEEN}"
+    check("servo.every", options["every"], rule, every >= FEWEST_BETWEEN and every % 1 == 0)
     check("servo.limit", options.get("limit", 4), "be > 1", _number("servo.limit", options.get("limit", 4)) > 1)
     weight = options.get("smoothing", 0.5)
     check("servo.smoothing", weight, "lie in (0, 1]", 0 < _number("servo.smoothing", weight) <= 1)

@@ -18,7 +18,7 @@ from sweeper.analysis.evidence.findings import Analysis
 from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.scorecard.badge import Badge, Word, summarize_verdict
 from sweeper.analysis.stages.confirmation import Confirmation, Score, find_confirmation
-from sweeper.analysis.stages.designed import find_share, mark_proxy
+from sweeper.analysis.stages.designed import find_share, is_proxy_only
 from sweeper.config.spec import SweepSpec
 from sweeper.formatting import (
     ELSEWHERE,
@@ -190,7 +190,7 @@ def _find_scores(winner: Mapping[str, Any] | None, confirmation: Confirmation | 
 
 
 def _describe_certainty(winner: Mapping[str, Any] | None, confirmation: Confirmation | None, trials: pa.Table) -> str:
-    if winner is None and len(trials) and mark_proxy(trials).all():
+    if winner is None and is_proxy_only(trials):
         return f"the trials so far ran{at_share(find_share(trials))}; none in full has ended"
     if winner is None:
         outcomes = Counter(trials["outcome"].to_pylist()).most_common()

@@ -9,10 +9,8 @@ from typing import Any
 
 from search_spaces import Space
 from sweeper.analysis.settings.settings import SCORES, Confirmation, Estimate
-from sweeper.analysis.stages.confirmation import estimate_mean
+from sweeper.analysis.stages.confirmation import estimate_mean, group_reports
 from sweeper.search.objectives import OBJECTIVES
-from sweeper.search.stages import REPORT
-from trainables.result import Outcome
 from trainables.spec import PairSpec
 
 
@@ -34,18 +32,12 @@ def find_confirmed(space: Space, rows: Sequence[Mapping[str, Any]], columns: Col
     """
     if "stage" not in columns:
         return []
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    params: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if row["stage"] == REPORT:
-            values = space.params_of(PairSpec.from_json(row["spec"]))
-            groups.setdefault(repr(values), []).append(row)
-            params[repr(values)] = values
-    return [
-        Confirmed(params[key], Confirmation(len(group), _score(group)))
-        for key, group in groups.items()
-        if all(row["outcome"] == Outcome.OK for row in group)
-    ]
+
+    def find_params(row: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(space.params_of(PairSpec.from_json(row["spec"])))
+
+    groups = group_reports(rows, lambda row: repr(find_params(row))).values()
+    return [Confirmed(find_params(group[0]), Confirmation(len(group), _score(group))) for group in groups]
 
 
 def _score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:

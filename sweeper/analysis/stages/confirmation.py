@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -106,6 +106,22 @@ def find_confirmation(trials: pa.Table, objective: str) -> Confirmation | None:
         failed=tuple(broken),
         compared=_compare([r for r in rows if r["stage"] == CHOOSE], goal.column),
     )
+
+
+def group_reports(
+    rows: Iterable[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], Any]
+) -> dict[Any, list[Mapping[str, Any]]]:
+    """Return key -> its reporting pairs, for the keys whose pairs are all viable; a trial that failed does not count.
+
+    Args:
+        rows: Rows of the trials table with `stage` and `outcome`.
+        key: Returns what a pair confirms, such as its configuration.
+    """
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["stage"] == REPORT and row["outcome"] != Outcome.FAILED:
+            groups.setdefault(key(row), []).append(row)
+    return {k: group for k, group in groups.items() if all(row["outcome"] == Outcome.OK for row in group)}
 
 
 def _find_best(pairs: Sequence[Mapping[str, Any]], goal: Objective) -> Mapping[str, Any]:

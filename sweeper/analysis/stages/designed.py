@@ -64,6 +64,11 @@ def mark_proxy(trials: pa.Table) -> NDArray[np.bool_]:
     return np.array([share is not None for share in trials["proxy"].to_pylist()], dtype=bool)
 
 
+def is_proxy_only(trials: pa.Table) -> bool:
+    """Return whether there are trials, and all of them had a share of the training budget."""
+    return bool(trials.num_rows) and bool(mark_proxy(trials).all())
+
+
 def select_budget(trials: pa.Table, noise: str) -> pa.Table:
     """Return the trials with the training budget of `select_designed`."""
     short = mark_proxy(trials)

@@ -21,7 +21,7 @@ def save_winner(client: Client, sweep: SweepDetail, target: Path, rank: int | No
         ClientError: The service has no winner, no weights of it, or refuses; or another trial took the lead meanwhile.
         SpecError: The target is in use or cannot be written, or the rank needs a folder.
     """
-    from sweeper.runner.results.card import CARD, check_card, write_card
+    from sweeper.runner.results.card import CARD, check_card, format_card
     from sweeper.runner.results.winner import check_file, find_row
     from trainables.spec import PairSpec
 
@@ -38,7 +38,7 @@ def save_winner(client: Client, sweep: SweepDetail, target: Path, rank: int | No
         target.unlink(missing_ok=True)
         raise ClientError("the winner changed while its weights came; run the command again")
     try:
-        write_card(card, target.name, SweepSpec.checked(sweep.spec), row)
+        card.write_text(format_card(target.name, SweepSpec.checked(sweep.spec), row))
     except OSError as error:
         raise SpecError(f"cannot write {card}: {error.strerror or error}") from None
     return {"saved": str(target.absolute()), "card": str(card.absolute())}

@@ -50,30 +50,6 @@ def check_card(weights: Path) -> Path:
     return card
 
 
-def write_card(
-    card: Path,
-    weights: str,
-    spec: SweepSpec,
-    row: Mapping[str, Any],
-    exported: Exported | None = None,
-    fresh: Sequence[Mapping[str, Any]] = (),
-) -> None:
-    """Write the card of a trial's merge.
-
-    Args:
-        card: The file.
-        weights: Name of the file or folder of weights.
-        spec: The sweep.
-        row: Row of the trial, as `sweeper.analysis.best` yields it or as stored.
-        exported: What the folder holds; None for a file.
-        fresh: Rows of the pairs that report the settings of the trial.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    card.write_text(format_card(weights, spec, row, exported, fresh))
-
-
 def format_card(
     weights: str,
     spec: SweepSpec,
@@ -81,7 +57,15 @@ def format_card(
     exported: Exported | None = None,
     fresh: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """Return the text of a card; texts of the sweep are escaped, and paths are cut to their last part."""
+    """Return the text of a card; texts of the sweep are escaped, and paths are cut to their last part.
+
+    Args:
+        weights: Name of the file or folder of weights.
+        spec: The sweep.
+        row: Row of the trial, as `sweeper.analysis.best` yields it or as stored.
+        exported: What the folder holds; None for a file.
+        fresh: Rows of the pairs that report the settings of the trial.
+    """
     trial = PairSpec.from_json(row["spec"])
     goal = OBJECTIVES[spec.objective]
     noise = row.get(f"noise_{spec.noise}")

@@ -9,14 +9,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.analysis.stages.confirmation import group_reports
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
-from sweeper.runner.results.card import CARD, check_card, write_card
-from sweeper.search.stages import REPORT
+from sweeper.runner.results.card import CARD, check_card, format_card
 from sweeper.storage.location import place_of
 from sweeper.storage.tables import read_trials, weights_of, write_weights
 from trainables.registry import UnknownName
-from trainables.result import TASKS, Outcome
+from trainables.result import TASKS
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.trial import TRAINABLES, run_trials
@@ -105,20 +105,19 @@ def save_winner(
     card = check_card(target)
     try:
         fetch_weights(folder, spec, row, target)
-        write_card(card, target.name, spec, row, fresh=find_fresh(folder, row))
+        card.write_text(format_card(target.name, spec, row, fresh=find_fresh(folder, row)))
     except OSError as error:
         raise SpecError(f"cannot write {target}: {error.strerror or error}") from None
     return Saved(target.absolute(), card.absolute())
 
 
-def find_fresh(folder: str | Path, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def find_fresh(folder: str | Path, row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the rows of the pairs that report the settings of a trial; none unless all of them are viable."""
     trials = read_trials(folder)
     if "stage" not in trials.column_names:  # an earlier version
         return []
     rows = trials.select(["config", "stage", "outcome", "chosen_loss_test", "chosen_accuracy_test"]).to_pylist()
-    fresh = [r for r in rows if r["stage"] == REPORT and r["config"] == row["config"]]
-    return fresh if all(r["outcome"] == Outcome.OK for r in fresh) else []
+    return group_reports(rows, lambda r: r["config"]).get(row["config"], [])
 
 
 def check_file(target: Path, model: str, rank: int | None) -> None:
@@ -214,7 +213,7 @@ def export_winner(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], t
     runtime = replace(_make_runtime(folder, spec, row), device="cpu")
 
     def finish(path: Path, exported: Exported) -> None:
-        write_card(path / CARD, target.name, spec, row, exported, find_fresh(folder, row))
+        (path / CARD).write_text(format_card(target.name, spec, row, exported, find_fresh(folder, row)))
 
     try:
         # before the trial is trained again

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dashboards.charts.axes import make_log_axis, shorten
-from dashboards.data.configurations import Array, ConfigPoint
+from dashboards.data.configurations import KNOBS, Array, ConfigPoint
 from sweeper.formatting import name_knob
 
 SHIFTED_MOMENTA = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
@@ -65,7 +65,10 @@ def make_axis(name: str, values: Array, title: str = "", most: int = 5) -> Axis:
     known, title = values[np.isfinite(values)], title or name_knob(name).title
     if name == "momentum":
         return _make_momentum_axis(known, title)
-    if name == "augmentation_strength":
+    other = name != "noise" and name not in KNOBS
+    # a knob of any other field: linear, unless its values are positive and span a decade
+    linear = other and (not len(known) or known.min() <= 0 or known.max() < 10 * known.min())
+    if name == "augmentation_strength" or linear:
         return Axis(name, title, lambda v: v, {"title": {"text": title}, "nticks": most})
     if name == "batch_size":
         return Axis(name, title, _keep_positive, _make_batch_layout(known, title, most))

@@ -14,7 +14,7 @@ from dashboards.charts.axes import round_to, shorten
 from dashboards.charts.chart import Chart, Measure, describe, finish, frame_points, make_figure, make_markers
 from dashboards.charts.knob_axes import Axis, make_axis, read_knob, scale_places, varies
 from dashboards.charts.theme import BLUE, GREY, VERMILLION
-from dashboards.data.configurations import KNOBS, Array, ConfigPoint
+from dashboards.data.configurations import Array, ConfigPoint, list_knobs
 from sweeper.analysis.curve.knob_importance import measure_shares
 from sweeper.formatting import name_knob, pluralize
 
@@ -57,7 +57,7 @@ def measure_importance(points: Sequence[ConfigPoint], measure: Measure) -> Impor
 def _place_knobs(points: Sequence[ConfigPoint]) -> dict[str, Array]:
     """Return the positions on the axes of the knobs that vary; a knob that lacks a position is left out."""
     places: dict[str, Array] = {}
-    for name in KNOBS:
+    for name in list_knobs(points):
         values = read_knob(points, name)
         if len(values) and varies(values):
             axis = make_axis(name, values)

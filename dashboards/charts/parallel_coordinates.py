@@ -13,7 +13,7 @@ from dashboards.charts.axes import place_ticks, round_to, shorten
 from dashboards.charts.chart import Chart, Measure, frame_points, make_figure, thin_points
 from dashboards.charts.knob_axes import make_axis, read_knob, scale_places, varies
 from dashboards.charts.theme import BLUE, GREY, VERMILLION
-from dashboards.data.configurations import KNOBS, Array, ConfigPoint
+from dashboards.data.configurations import Array, ConfigPoint, list_knobs
 from sweeper.formatting import add_unit, name_knob
 
 LINES = 400
@@ -37,7 +37,9 @@ class Coordinate:
 
 def make_coordinates(points: Sequence[ConfigPoint], measure: Measure, noise_unit: str) -> list[Coordinate]:
     """Return the axes: the knobs that vary, the noise if it varies, and the score, clipped to its frame."""
-    axes = [_make_knob_axis(name, read_knob(points, name)) for name in KNOBS if varies(read_knob(points, name))]
+    axes = [
+        _make_knob_axis(name, read_knob(points, name)) for name in list_knobs(points) if varies(read_knob(points, name))
+    ]
     noise = read_knob(points, "noise")
     if varies(noise):
         axes.append(_make_noise_axis(noise, noise_unit))
@@ -66,7 +68,8 @@ def _make_knob_axis(name: str, values: Array) -> Coordinate:
         at = np.linspace(low, high, 3)
         texts = [shorten(v, 2) for v in at]
     knob = name_knob(name)
-    title = add_unit(knob.short, knob.unit).replace(" ", "<br>", 1)
+    # entries of fields have long names
+    title = add_unit(knob.short, knob.unit).replace(" ", "<br>", 1).replace(".", ".<br>").replace("_", "_<br>")
     return Coordinate(title, _normalize(places, low, high), _make_ticks(at, texts, low, high))
 
 

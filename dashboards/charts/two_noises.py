@@ -295,8 +295,8 @@ def draw_map(pairs: Sequence[NoisePair], measure: Measure, noise_label: str, wor
     figure.update_yaxes(y.make_axis(wrap_title(f"{words.y}: {noise_label}")))
     equal = "In outlined cells" if outlined else "On the dotted line"
     text = (
-        f"Each cell is the mean over its viable pairs{'' if roomy else '; the number counts them'}"
-        f"{'' if x.by_level and y.by_level else ', binned by noise'}. {equal} both noises are equal. "
+        f"Each cell{'' if x.by_level and y.by_level else ', a bin of noises,'} is the mean over its viable pairs"
+        f"{'' if roomy else '; the number counts them'}. {equal} both noises are equal. "
         f"Faded cells have no viable pair. {words.meaning}"
     )
     return Chart(words.key, words.title, text, finish(figure), height=480)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections import Counter
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from search_spaces._entries import find_entry
 from sweeper.analysis.observations import find_ineligible
 from sweeper.analysis.stages.designed import EXTEND, is_designed, mark_proxy
 from sweeper.analysis.trial_counts import COUNTED, STAGE_COLUMNS, count_costs, count_trials
@@ -215,8 +217,39 @@ def average_noises(trials: pa.Table, noise: str) -> Array:
     return _Groups.of(trials).noises(read_floats(trials, f"noise_{noise}"))
 
 
+def list_further_knobs(search: pa.Table) -> tuple[str, ...]:
+    """Return the searched knobs beside `KNOBS`, in the order of their names.
+
+    Args:
+        search: The search table.
+    """
+    texts = set(search.column("params").to_pylist()) - {None}
+    return tuple(sorted({name for text in texts for name in json.loads(text)} - {*KNOBS, "augmentation"}))
+
+
+def _read_further(trials: pa.Table, names: Sequence[str]) -> dict[str, list[float]]:
+    """Return the numbers of fields of the trials' specs, or of entries of fields; nan where there is none."""
+    specs = [json.loads(text or "{}") for text in trials.column("spec").to_pylist()] if names else []
+    found = {name: [_to_number(find_entry(spec, name)) for spec in specs] for name in names}
+    return {name: values for name, values in found.items() if not all(map(math.isnan, values))}
+
+
+def _to_number(value: Any) -> float:
+    number = None if isinstance(value, bool) else to_finite(value)
+    return math.nan if number is None else number
+
+
+def list_knobs(points: Iterable[ConfigPoint]) -> tuple[str, ...]:
+    """Return the knobs of configurations: those of `KNOBS` first, then the others."""
+    return tuple(dict.fromkeys((*KNOBS, *(name for p in points for name in p.knobs))))
+
+
 def group_configurations(
-    trials: pa.Table, noise: str, columns: Sequence[str], lost: Collection[str] = frozenset()
+    trials: pa.Table,
+    noise: str,
+    columns: Sequence[str],
+    lost: Collection[str] = frozenset(),
+    further: Sequence[str] = (),
 ) -> list[ConfigPoint]:
     """Return one record per configuration, averaged over its repeats, in the order of the trials.
 
@@ -225,6 +258,7 @@ def group_configurations(
         noise: Name of the noise definition.
         columns: Measured columns to average.
         lost: Configurations beyond a limit of the sweep.
+        further: Knobs beside `KNOBS`, as of `list_further_knobs`; those that are no numbers are left out.
     """
     if not trials.num_rows:
         return []
@@ -243,7 +277,7 @@ def group_configurations(
         members[g].append(i)
     ineligible = find_ineligible(trials.select(["config", "outcome"]).to_pylist()) | set(lost)
     short = mark_proxy(trials).tolist()
-    knobs = {k: read_floats(trials, k).tolist() for k in KNOBS}
+    knobs = {k: read_floats(trials, k).tolist() for k in KNOBS} | _read_further(trials, further)
     points: list[ConfigPoint] = []
     for g, scale in zip(size, groups.noises(read_floats(trials, f"noise_{noise}")).tolist(), strict=True):
         ok = [records[i] for i in members[g] if groups.ok[i]]

@@ -18,6 +18,7 @@ from dashboards.data.configurations import (
     find_anchor,
     group_configurations,
     label_noise,
+    list_further_knobs,
     read_floats,
     read_settings,
 )
@@ -114,7 +115,8 @@ def choose(run: Run, selection: Selection) -> Choice:
 @cache_by_content
 def group_points(run: Run, noise: str, columns: tuple[str, ...]) -> list[ConfigPoint]:
     """Return one record per configuration, see `dashboards.data.configurations.group_configurations`."""
-    return group_configurations(run.tables["trials"], noise, columns, find_lost(run))
+    further = list_further_knobs(run.tables["search"]) if "search" in run.tables else ()
+    return group_configurations(run.tables["trials"], noise, columns, find_lost(run), further)
 
 
 @cache_by_content

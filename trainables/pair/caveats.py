@@ -154,7 +154,7 @@ def _children(spec: PairSpec) -> str | None:
         return None
     return (
         f"child B has {b / a:.3g} times the η/B of child A, whose noise the row holds: compare trials of one ratio, or "
-        "see the map of both noises"
+        "see the map of both noises on the landscape tab"
     )
 
 

@@ -65,9 +65,9 @@ class Remedy:
     def answer(self) -> str:
         """The answer to `QUESTION` for this side, in a few words."""
         if self.cost is None or self.change is None or self.rest is None:
-            return f"not known, {pluralize(self.configurations, 'configuration')} of {FEWEST}"
+            return f"not known, since {self.configurations} of the needed {FEWEST} configurations lie there"
         if _low(self.cost) <= 0:
-            return "it costs nothing that is seen"
+            return "no need is seen"
         if _high(self.change) >= 0:
             return "no"
         return f"{'yes' if _low(self.rest) <= 0 else 'in part'}, by {self.method}"
@@ -108,9 +108,11 @@ def _describe(remedy: Remedy) -> str:
         return ""
     count, others = pluralize(remedy.configurations, "configuration"), pluralize(remedy.methods, "other method")
     where = f"{'Below' if remedy.side == 'low' else 'Above'} noise {number(remedy.limit)} ({count})"
+    cost = f"{where}, the linear merge has {_write(remedy.cost)} nat more loss than at its best noise."
+    if _low(remedy.cost) <= 0:
+        return cost
     return (
-        f"{where}, the linear merge has {_write(remedy.cost)} nat more loss than at its best noise. "
-        f"{remedy.method}, the best of {others}, changes this loss by {_write(remedy.change)} nat, "
+        f"{cost} {remedy.method}, the best of {others}, changes this loss by {_write(remedy.change)} nat, "
         f"the accuracy by {_write(remedy.accuracy, 100)} points. "
         f"It stays {_write(remedy.rest)} nat above the best linear merge."
     )

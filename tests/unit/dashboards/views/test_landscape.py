@@ -264,6 +264,6 @@ def test_many_noises_are_binned():
     mean = _trace(chart, "mean")
     assert len(mean["x"]) == len(mean["y"]) == 6  # five bins
     assert sum(int(t.split("n = ")[1]) for t in _trace(chart, "pairs")["text"]) == 25
-    assert "binned by noise" in chart.caption
+    assert "a bin of noises" in chart.caption
     line = _trace(chart, "equal noises")
     assert line["x"] == line["y"] == [max(mean["x"][0], mean["y"][0]), min(mean["x"][-1], mean["y"][-1])]

@@ -1,4 +1,8 @@
+import json
+from dataclasses import asdict, replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from dashboards.charts.chart import frame_points
@@ -133,3 +137,25 @@ def test_what_is_not_known_is_said():
     assert "No trial has finished" in search.build(run_of([]), Selection()).banners[0]
     section = search.build(run_of(trial(i, outcome="diverged", scores={}) for i in range(3)), Selection())
     assert "parallel" not in [c.key for c in section.charts]
+
+
+def test_searched_entries_of_fields_are_knobs_of_every_figure():
+    outputs = []
+    for i in range(24):
+        spec = {"noise_schedule": {"kind": "linear", "end": 0.25 * 1.12**i}, "decay": 0.02 * (i % 12)}
+        output = at_knobs(i, scatter=0.01 * (i % 12))
+        outputs.append(replace(output, result=replace(output.result, spec=json.dumps(spec))))
+    run = run_of(outputs)
+    names = {"noise_schedule.end": 1.0, "noise_schedule.kind": "linear", "decay": 0.1, "learning_rate": 0.1}
+    rows = pa.Table.from_pylist([asdict(replace(search_row(i), params=json.dumps(names))) for i in range(24)],
+                                schema=run.tables["search"].schema)  # fmt: skip
+    run = replace(run, tables={**run.tables, "search": rows})
+    points = choices.group_points(run, "paper", ("gain_mean_loss_val",))
+    assert points[3].knobs["noise_schedule.end"] == pytest.approx(0.25 * 1.12**3)
+    assert "noise_schedule.kind" not in points[3].knobs  # no number
+    charts = {c.key: c for c in search.build(run, Selection()).charts}
+    bars = charts["importance"].figure.to_dict()["data"][0]["y"]
+    assert {"noise_schedule.end", "decay"} <= set(bars)
+    axes = [text.replace("<br>", "") for text in charts["parallel"].figure.layout.xaxis.ticktext]
+    assert {"noise_schedule.end", "decay"} <= set(axes)
+    assert len(axes) == 9

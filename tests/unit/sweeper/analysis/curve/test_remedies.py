@@ -90,7 +90,7 @@ def test_where_noise_costs_nothing_there_is_nothing_to_make_up_for() -> None:
     curves = fit_merge_methods(trials, merges, "paper")
     # the linear merge far above what its trials have
     raised = tuple(c if c.method != "linear" else _raise(c, 1.0) for c in curves)
-    assert {r.answer for r in find_remedies(trials, merges, "paper", raised)} == {"it costs nothing that is seen"}
+    assert {r.answer for r in find_remedies(trials, merges, "paper", raised)} == {"no need is seen"}
 
 
 def _raise(curve: Any, by: float) -> Any:
@@ -104,9 +104,9 @@ def test_too_few_configurations_give_no_answer() -> None:
     low, high = find_remedies(kept, merges, "paper", curves)
     assert low.change is not None
     assert high == Remedy("high", high.limit, 0)
-    assert high.answer == "not known, 0 configurations of 4"
+    assert high.answer == "not known, since 0 of the needed 4 configurations lie there"
     answer, *details = describe_remedies((low, high))
-    assert answer.endswith("too much: not known, 0 configurations of 4.")
+    assert answer.endswith("too much: not known, since 0 of the needed 4 configurations lie there.")
     assert len(details) == 1
 
 

@@ -17,6 +17,7 @@ from sweeper.formatting import (
     add_unit,
     format_table,
     merge_words,
+    name_knob,
     number,
     per_token,
     plain_text,
@@ -177,8 +178,8 @@ def format_front(front: Sequence[Mapping[str, Any]], objectives: Sequence[str]) 
     return f"{title}\n{format_table(('number', 'best repeat', *objectives, 'repeats'), rows)}"
 
 
-def format_record(about: Mapping[str, Any], record: SweepRecord) -> str:
-    """Return a sweep's identity and record as text: counts, winner, cost, best noise and warnings."""
+def format_record(about: Mapping[str, Any], record: SweepRecord, more: Sequence[str] = ()) -> str:
+    """Return a sweep's identity and record as text: counts, winner, cost, best noise, `more` sentences and warnings."""
     progress, cost, best = record.progress, record.cost, record.best
     done, budget, failed = (n * progress.repeats for n in (progress.done, progress.budget, progress.failed))
     counts = ", ".join(f"{n} {outcome}" for outcome, n in progress.outcomes.items()) or "none yet"
@@ -197,6 +198,7 @@ def format_record(about: Mapping[str, Any], record: SweepRecord) -> str:
         (
             *(wrap(f"{k.replace('_', ' '):<21}{plain_text(v)}", 0) for k, v in lines.items() if v is not None),
             *regime,
+            *(wrap(sentence, 0) for sentence in more),
             *(wrap(f"warning: {line}", 0) for line in record.warnings),
         )
     )
@@ -217,8 +219,10 @@ def describe_bounds(names: Sequence[str]) -> str:
     """Return a sentence on knobs whose best value lies at an end of their range; empty without any."""
     if not names:
         return ""
-    where = " and ".join(f"the range of {name}" for name in names)
-    return f"the best lies at an end of {where}: a wider range may hold a better configuration"
+    ranges = "range" if len(names) == 1 else "ranges"
+    hope = "a wider range" if len(names) == 1 else "wider ranges"
+    where = f"{ranges} of {' and '.join(name_knob(name).name for name in names)}"
+    return f"the best lies at an end of the {where}: {hope} may hold a better configuration"
 
 
 def noise_share(record: Mapping[str, Any], noise: str) -> str:

@@ -69,6 +69,7 @@ def test_a_signal_stops_cleanly_and_resume_finishes(
         process.send_signal(number)
     _, err = complete(process, 130)
     assert f"`sweeper resume {run}` continues" in err
+    assert "Traceback" not in err
     kept = {p.name: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
     assert 2 <= len(kept) < trials
     complete(driver("status", str(run)))

@@ -130,9 +130,9 @@ class Settings:
 
 
 def describe_aim(objective: str, split: str) -> str:
-    """Return what settings optimise, such as `lowest merged validation loss`."""
+    """Return what settings optimise, such as `lowest predicted merged validation loss`."""
     goal = OBJECTIVES[objective]
-    return f"{'largest' if goal.maximize else 'lowest'} {_UNIT.sub('', goal.on(split).label)}"
+    return f"{'largest' if goal.maximize else 'lowest'} predicted {_UNIT.sub('', goal.on(split).label)}"
 
 
 def format_estimate(estimate: Estimate) -> str:
@@ -147,7 +147,7 @@ def format_settings(found: Sequence[Settings]) -> str:
     if not found:
         return ""
     first = found[0]
-    lines = [f"Use these settings ({describe_aim(first.objective, first.split)} predicted):"]
+    lines = [f"Use these settings ({describe_aim(first.objective, first.split)}):"]
     for start in range(0, len(found), _ABREAST):
         lines.append(_format_columns(found[start : start + _ABREAST]))
     if first.objective in _NOT_THE_MODEL:
@@ -291,7 +291,7 @@ _SHOWN_IN_CODE = {
 
 def _promise(settings: Settings) -> list[str]:
     lines = [
-        f"{describe_aim(settings.objective, settings.split)} predicted",
+        describe_aim(settings.objective, settings.split),
         f"predicted on {SPLIT_WORDS[settings.split]}: {_list_scores(_promised(settings))}",
     ]
     if settings.confirmed is not None:

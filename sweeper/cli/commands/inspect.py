@@ -72,10 +72,11 @@ def show_status(args: Arguments) -> int:
     analysis, doubt = find_analysis(trials, spec.objective, noise)
     badge, preferred = summarize_verdict(analysis, doubt), record_preferred(analysis, noise)
     exponents = choose_exponents(analysis, belief, noise)
-    parts = [wrap(f"{badge.word}: {badge.reason}.", 0), format_record({**about, "run": show_path(args.dir)}, record)]
-    parts += [wrap(f"{name}: {message}", 0) for name, message in regimes.items() if name != spec.objective]
+    more = [f"{name}: {message}" for name, message in regimes.items() if name != spec.objective]
+    more += [preferred["sentence"]] if preferred else []
+    parts = [wrap(f"{badge.word}: {badge.reason}.", 0)]
+    parts += [format_record({**about, "run": show_path(args.dir)}, record, more)]
     parts += [wrap(budget_error, 0)] if budget_error else []
-    parts += [wrap(preferred["sentence"], 0)] if preferred else []
     parts += [format_posterior(belief, noise), format_exponents(exponents)]
     printed = {**about, **record.model_dump(mode="json"), "regimes": regimes, "belief": belief}
     printed |= {"verdict": badge.word, "reason": badge.reason}

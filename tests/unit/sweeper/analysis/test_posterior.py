@@ -46,7 +46,7 @@ def test_the_model_explains_what_another_sampler_proposed(believed: Posterior) -
 def test_the_text_names_knobs_whose_best_value_lies_at_an_end(believed: Posterior) -> None:
     record = {**believed.record(), "at_bounds": ("batch_size", "momentum")}
     words = " ".join(format_posterior(record, "paper").split())
-    assert "the best lies at an end of the range of batch_size and the range of momentum: a wider range may" in words
+    assert "the best lies at an end of the ranges of batch size and momentum: wider ranges may hold" in words
     assert "at an end" not in format_posterior({**record, "at_bounds": ()}, "paper")
 
 

@@ -50,7 +50,7 @@ def test_the_table_names_every_knob_with_its_symbol_and_every_promise() -> None:
     text = format_settings([made(confirmed=Confirmation(4, {"merged_loss": Estimate(0.31, 0.005)}))])
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert lines == [
-        "Use these settings (lowest merged validation loss predicted):",
+        "Use these settings (lowest predicted merged validation loss):",
         "learning rate η 0.02",
         "90 % interval 0.01 to 0.03",
         "batch size B 64 (given)",
@@ -82,7 +82,7 @@ def test_several_settings_stand_side_by_side_and_no_note_repeats() -> None:
 
 def test_the_largest_gain_is_not_the_best_model() -> None:
     gain = format_settings([made(objective="gain_mean", predicted=SCORES["gain_mean"])])
-    assert gain.startswith("Use these settings (largest validation loss gain over the mean parent predicted):")
+    assert gain.startswith("Use these settings (largest predicted validation loss gain over the mean parent):")
     assert "--objective merged_loss" in gain
     assert "--objective" not in format_settings([made()])
 

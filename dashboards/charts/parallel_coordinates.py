@@ -18,6 +18,8 @@ from sweeper.formatting import add_unit, name_knob
 
 LINES = 400
 TOP = 0.1
+ABREAST = 7
+"""More axes than these have upright titles."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,7 @@ def _make_knob_axis(name: str, values: Array) -> Coordinate:
         at = np.linspace(low, high, 3)
         texts = [shorten(v, 2) for v in at]
     knob = name_knob(name)
-    # entries of fields have long names
-    title = add_unit(knob.short, knob.unit).replace(" ", "<br>", 1).replace(".", ".<br>").replace("_", "_<br>")
+    title = add_unit(knob.short, knob.unit).replace(" ", "<br>", 1)
     return Coordinate(title, _normalize(places, low, high), _make_ticks(at, texts, low, high))
 
 
@@ -123,6 +124,10 @@ def draw_parallel(points: Sequence[ConfigPoint], measure: Measure, noise_unit: s
     figure.update_xaxes(tickvals=list(range(len(axes))), ticktext=[c.title for c in axes], side="bottom",
                        range=[-0.15, len(axes) - 0.35], showgrid=False, zeroline=False, showline=False,
                        tickfont={"size": 12.5}, title={"text": "knobs, noise and score"})  # fmt: skip
+    if len(axes) > ABREAST:
+        # a phone has no room for so many texts side by side
+        upright_texts = [c.title.replace("<br>", " ") for c in axes]
+        figure.update_xaxes(ticktext=upright_texts, tickangle=-90, automargin=True, title=None)
     figure.update_yaxes(visible=False, range=[-0.04, 1.06])
     text = f"One line per configuration with a score ({measure.label}): the best tenth in blue, the best in orange; "
     text += "good scores are at the top."

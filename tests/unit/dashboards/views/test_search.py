@@ -156,6 +156,6 @@ def test_searched_entries_of_fields_are_knobs_of_every_figure():
     charts = {c.key: c for c in search.build(run, Selection()).charts}
     bars = charts["importance"].figure.to_dict()["data"][0]["y"]
     assert {"noise_schedule.end", "decay"} <= set(bars)
-    axes = [text.replace("<br>", "") for text in charts["parallel"].figure.layout.xaxis.ticktext]
+    axes = charts["parallel"].figure.layout.xaxis.ticktext
     assert {"noise_schedule.end", "decay"} <= set(axes)
     assert len(axes) == 9

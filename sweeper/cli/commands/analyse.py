@@ -119,15 +119,15 @@ def _format_methods(curves: tuple[MethodCurve, ...], remedies: tuple[Remedy, ...
         return ""
     answer, *details = describe_remedies(remedies) or ("",)
     first = "\n\n" + "\n".join([wrap(answer, 0), *(wrap(f"- {line}", 0) for line in details)]) if answer else ""
-    header = ("merge", "best noise", "90 % interval", "test loss there", "90 % band", "linear's worst", "90 % band")
+    header = ("merge", "best noise", "90 % interval", "test loss there", "at linear's worst")
     rows = [
-        (c.method, number(c.optimum), _range(c.low, c.high), number(c.loss), _range(c.loss_low, c.loss_high),
-         number(c.elsewhere), _range(c.elsewhere_low, c.elsewhere_high))
+        (c.method, number(c.optimum), _range(c.low, c.high), _band(c.loss, c.loss_low, c.loss_high),
+         _band(c.elsewhere, c.elsewhere_low, c.elsewhere_high))
         for c in curves
     ]  # fmt: skip
     note = (
-        "Validation chooses the coefficient of every trial; losses are on test [nat]. The last columns are the loss at "
-        "the noise where the linear merge is worst."
+        "Validation chooses the coefficient of every trial; losses are on test [nat], with 90 % bands. The last column "
+        "is the loss at the noise where the linear merge is worst."
     )
     return f"{first}\n\n{format_table(header, rows)}\n{wrap(note, 2)}"
 
@@ -166,6 +166,10 @@ def _format_change(change: Change | None) -> str:
 
 def _range(low: float | None, high: float | None) -> str:
     return "-" if low is None else f"{number(low)} to {number(high)}"
+
+
+def _band(value: float | None, low: float | None, high: float | None) -> str:
+    return "-" if value is None else f"{number(value)} ({_range(low, high)})"
 
 
 def _title(folder: str, folders: int) -> str:

@@ -91,9 +91,10 @@ def make_badge(badge: Badge) -> list[Component]:
 
 
 def make_settings(hero: Hero) -> list[Component]:
-    """Return the settings to use, or why there are none."""
+    """Return the settings to use with the answer's notes, or why there are none."""
+    notes = [html.P(format_inline(n), className="soft note") for n in hero.notes]
     if hero.settings is None:
-        return [html.P(format_inline(hero.trouble), className="soft")]
+        return [html.P(format_inline(hero.trouble), className="soft"), *notes]
     choice = hero.settings.choices[hero.settings.chosen]
     facts = [
         html.Div([html.Dt(f.name), html.Dd([f.value, *([" ", html.Span(f.more, className="soft")] if f.more else [])])])
@@ -110,6 +111,8 @@ def make_settings(hero: Hero) -> list[Component]:
                 html.P(choice.note, className="soft warns" if choice.warns else "soft"),
             ]
         ),
+        *(html.P(n, className="soft note") for n in hero.settings.notes),
+        *notes,
     ]
 
 

@@ -11,7 +11,7 @@ from dashboards.charts.axes import shorten
 from sweeper.analysis.recommend import Recommendation
 from sweeper.analysis.settings.settings import Estimate, Settings, format_estimate, render
 from sweeper.formatting import name_knob, pluralize
-from sweeper.search.objectives import OBJECTIVES
+from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 
 if TYPE_CHECKING:
     from sweeper.analysis.regime import Regime
@@ -58,10 +58,15 @@ class SettingsCard:
     Attributes:
         choices: One per batch size, ascending; at least one.
         chosen: Position of the choice to show first.
+        notes: Sentences on all choices.
     """
 
     choices: tuple[SettingsChoice, ...]
     chosen: int
+    notes: tuple[str, ...] = ()
+
+
+PREDICTIONS = "Predictions are of validation scores: do not compare them with confirmed scores, which are of test."
 
 
 def make_settings_card(found: Sequence[Settings], fit: Regime | None = None) -> SettingsCard | None:
@@ -75,7 +80,9 @@ def make_settings_card(found: Sequence[Settings], fit: Regime | None = None) -> 
         return None
     sizes = {s.spec.batch_size: s for s in reversed(found)}
     choices = [_make_whole_choice(s, s is found[0] and not s.fixed, fit) for _, s in sorted(sizes.items())]
-    return SettingsCard(tuple(choices), sorted(sizes).index(found[0].spec.batch_size))
+    predicts = any(s.confirmed is None and s.split == "val" for s in sizes.values())
+    notes = (PREDICTIONS,) if predicts else ()
+    return SettingsCard(tuple(choices), sorted(sizes).index(found[0].spec.batch_size), notes)
 
 
 def _place_noise(s: Settings, fit: Regime | None) -> str:
@@ -113,13 +120,16 @@ def _make_whole_choice(s: Settings, best: bool, fit: Regime | None) -> SettingsC
 def _promise(s: Settings) -> str:
     """Return what fresh pairs measured of settings; without any, what the model predicts."""
     scores = s.confirmed.scores if s.confirmed is not None else {s.objective: s.predicted, **s.scores}
+    where = "on test" if s.confirmed is not None else f"on {SPLIT_WORDS[s.split]}, predicted"
     parts: list[str] = []
     for name, estimate in scores.items():
         label, _, unit = OBJECTIVES[name].label.partition(" [")
         value = _format_share(estimate) if "accuracy" in name else f"{format_estimate(estimate)} {unit.rstrip(']')}"
-        parts.append(f"{label.replace('validation ', '').replace(' over the mean parent', '')} {value}".rstrip())
-    how = f"confirmed by {pluralize(s.confirmed.pairs, 'fresh pair')}" if s.confirmed is not None else "predicted"
-    return f"Expect {', '.join(parts)} ({how})."
+        name = label.replace("validation ", "").replace(" over the mean parent", "")
+        parts.append(f"{name} {value.rstrip()} {where}")
+    if s.confirmed is None:
+        return f"Expect {'; '.join(parts)}."
+    return f"Expect {'; '.join(parts)} (confirmed by {pluralize(s.confirmed.pairs, 'fresh pair')})."
 
 
 def _format_share(estimate: Estimate) -> str:

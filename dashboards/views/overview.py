@@ -36,9 +36,11 @@ from sweeper.analysis.evidence.sentences import name_aim
 from sweeper.analysis.posterior import Favourite, Posterior
 from sweeper.analysis.recommend import Recommendation
 from sweeper.analysis.regime import Regime
+from sweeper.analysis.scorecard.answer import COMMAND, find_remarks
 from sweeper.analysis.scorecard.badge import Badge, summarize_verdict
 from sweeper.analysis.scorecard.checks import list_checks
 from sweeper.analysis.trial_counts import count_warnings, format_lines
+from sweeper.errors import SpecError
 from sweeper.formatting import add_unit, at_share, pluralize
 from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 from trainables.noise import NOISE
@@ -97,6 +99,7 @@ def build(run: Run, selection: Selection) -> Section:
             settings=card,
             trouble=trouble,
             scores=_make_scores_card(scores),
+            notes=_find_remarks(run, chosen.sweep.objective, believed.favourite, believed.undecided),
         )
     return Section(
         hero=hero,
@@ -131,6 +134,26 @@ def find_winner(run: Run, objective: str, favourite: Favourite | None, undecided
     """Return the winning row, see `sweeper.analysis.best.choose_winner`."""
     believed = Posterior(favourite=favourite, undecided=undecided)
     return choose_winner(run.tables["trials"], objective, believed, choices.find_lost(run))
+
+
+@cache_by_content
+def _find_remarks(run: Run, objective: str, favourite: Favourite | None, undecided: str) -> tuple[str, ...]:
+    """Return the answer's notes as sentences."""
+    if run.spec is None:
+        return ()
+    from sweeper.storage.space_data import known_space
+
+    trials, winner = run.tables["trials"], find_winner(run, objective, favourite, undecided)
+    try:
+        remarks = find_remarks(run.spec, known_space(run.spec).space, trials, winner, run.called, run.flags)
+    except (SpecError, ValueError):  # the ends of the ranges are unknown
+        remarks = find_remarks(run.spec, None, trials, winner, run.called, run.flags)
+    return tuple(_format_remark(r) for r in remarks)
+
+
+def _format_remark(remark: str) -> str:
+    text, separator, command = remark.partition(COMMAND)
+    return _format_sentence(f"{text}: `{COMMAND.removeprefix(': ')}{command}`" if separator else text)
 
 
 @cache_by_content
@@ -329,13 +352,10 @@ def _make_tables(
             "means over the ok repeats. Hover over a head or a number for its meaning."
         )
         cards.append(TableCard("best", "Best configurations", words, best, folded=True))
-    if question and advice:
-        words = (
-            "Learning rates that reach the best noise at a batch size, with momentum and weight decay of the best "
-            "trial. ▲ marks learning rates whose step size is beyond the observed stability limit."
-        )
-        table = make_recommendation_table(advice)
-        cards.append(TableCard("recommended-settings", "Recommended settings at every batch size", words, table, True))
+    if question and advice and not (judgement and judgement.settings):  # the card has whole settings
+        words = "▲ marks learning rates whose step size is beyond the observed stability limit."
+        title = "Learning rates that reach the best noise, all else as in the best trial"
+        cards.append(TableCard("learning-rates", title, words, make_recommendation_table(advice), True))
     if question and analysis is not None:
         words = "The tests behind the verdict, as `sweeper analyse` prints them."
         cards.append(TableCard("evidence", "All tests in full sentences", words, _make_evidence_table(analysis), True))

@@ -67,6 +67,7 @@ class Hero:
         settings: The settings to use; None without any.
         trouble: Why there are no settings.
         scores: The merge beside its parents.
+        notes: What to know before using the settings, as sentences.
     """
 
     badge: Badge
@@ -74,6 +75,7 @@ class Hero:
     settings: SettingsCard | None = None
     trouble: str = ""
     scores: TableCard | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

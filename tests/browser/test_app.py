@@ -160,7 +160,7 @@ def test_a_choice_changes_figure_and_address_and_the_address_restores_it(run: Pa
     again.page.wait_for_function(DRAWN)
     assert again.page.evaluate(title) == "noise η/B [1/examples]"
     page.locator(".control input[type=number]").fill("96")
-    page.wait_for_function("document.querySelector('#recommended-settings tbody td').textContent === '96'")
+    page.wait_for_function("document.querySelector('#learning-rates tbody td').textContent === '96'")
     page.wait_for_function("document.querySelector('#use dd').textContent === '96'")
     assert "batch_size=96" in page.url
     assert seen.errors == again.errors == []

@@ -39,7 +39,8 @@ from trainables.spec import SEVERAL_TASKS, PairSpec
 from trainables.trial import IMPORTED
 
 MOST_LINES = 12
-_COMMAND = ": sweeper "  # begins the command of a remark
+COMMAND = ": sweeper "
+"""Begins the command of a remark."""
 _NEAR = 0.01
 """Share of a knob's range that counts as its end."""
 _GAINS = ("gain_mean", "gain_best", "barrier")
@@ -129,15 +130,28 @@ def find_answer(
         confirmed=confirmation.pairs if confirmation else 0,
         scores=_find_scores(winner, confirmation),
         certainty=_describe_certainty(winner, confirmation, trials),
-        remarks=(
-            *_find_remarks(winner),
-            *_find_bounds(winner, space),
-            *_find_other_goal(trials, spec, winner, run),
-        ),
+        remarks=find_remarks(spec, space, trials, winner, shlex.quote(run)),
         next=_find_next(badge, winner, run),
         page=page,
         origin=_find_origin(trials),
     )
+
+
+def find_remarks(
+    spec: SweepSpec, space: Space | None, trials: pa.Table, winner: Mapping[str, Any] | None, run: str, flags: str = ""
+) -> tuple[str, ...]:
+    """Return what the reader must know before using the winner, as phrases.
+
+    Args:
+        spec: The sweep.
+        space: Its search space; None leaves out the ends of ranges.
+        trials: Its trials.
+        winner: The winning row, see `sweeper.analysis.best.choose_winner`.
+        run: The run as a command names it, quoted for the shell.
+        flags: Flags of a command for this run, with a leading blank.
+    """
+    other = _find_other_goal(trials, spec, winner, run, flags)
+    return (*_find_better_accuracy(winner), *_find_bounds(winner, space), *other)
 
 
 def _find_origin(trials: pa.Table) -> str:
@@ -208,7 +222,7 @@ def _describe_certainty(winner: Mapping[str, Any] | None, confirmation: Confirma
     return text
 
 
-def _find_remarks(winner: Mapping[str, Any] | None) -> Sequence[str]:
+def _find_better_accuracy(winner: Mapping[str, Any] | None) -> Sequence[str]:
     if winner is None or winner["chosen_merge"] is None:
         return ()
     saved = winner["chosen_accuracy_val"]
@@ -246,14 +260,16 @@ def _find_end(knob: Any, value: Any) -> str:
     return "upper" if share > 1 - _NEAR else "lower" if share < _NEAR else ""
 
 
-def _find_other_goal(trials: pa.Table, spec: SweepSpec, winner: Mapping[str, Any] | None, run: str) -> Sequence[str]:
+def _find_other_goal(
+    trials: pa.Table, spec: SweepSpec, winner: Mapping[str, Any] | None, run: str, flags: str
+) -> Sequence[str]:
     """Return the command for the lowest merged loss, if the sweep searched the gain: one is not the other."""
     if winner is None or spec.objective not in _GAINS:
         return ()
     best = rank_trials(trials, "merged_loss", 1, find_over_limits(trials, spec))
     if not best or best[0]["config"] == winner["config"]:
         return ()
-    command = f"sweeper recommend {shlex.quote(run)} --objective merged_loss"
+    command = f"sweeper recommend {run} --objective merged_loss{flags}"
     return (f"the largest gain is not the lowest merged loss; for that one: {command}",)
 
 
@@ -294,8 +310,8 @@ def _label(name: str, text: str, long: bool = False) -> str:
 
 
 def _format_note(remark: str) -> str:
-    text, separator, command = remark.partition(_COMMAND)
-    return _label("note", text) + (f":\n{'':9}{_COMMAND.removeprefix(': ')}{command}" if separator else "")
+    text, separator, command = remark.partition(COMMAND)
+    return _label("note", text) + (f":\n{'':9}{COMMAND.removeprefix(': ')}{command}" if separator else "")
 
 
 def _value(value: Any) -> str:

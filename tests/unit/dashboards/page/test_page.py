@@ -53,7 +53,7 @@ def test_one_analysis_serves_the_page_and_the_answer(run, tmp_path, monkeypatch)
     assert (copy / "dashboard.html").exists()
     again = summarize_sweep(copy, trials, noise)
     monkeypatch.setattr("sweeper.analysis.posterior.fit_posterior", None)
-    monkeypatch.setattr("sweeper.analysis.scorecard.answer.analyse", None)
+    monkeypatch.setattr("sweeper.analysis.scorecard.answer.find_analysis", None)
     assert summarize_sweep(copy, trials, noise, known.believed, known.analysis) == again
 
 
@@ -135,10 +135,10 @@ def test_a_corrupt_part_is_named_on_the_page_and_warned_of(tmp_path):
     assert "3 of 3" in _text(page)
 
 
-def test_the_command_for_a_firm_answer_asks_for_the_shown_one(tmp_path):
+def test_the_command_for_a_firm_answer_needs_no_flags_for_the_sweeps_own(tmp_path):
     run = write_sweep(tmp_path / "a run", trials=8)
     (run / "sweep.yaml").write_text("space: synthetic\nobjective: merged_loss\ntrials: 8\n")
-    assert f"<code>sweeper extend &#39;{run}&#39; --objective merged_loss</code> runs" in _text(write_page(run))
+    assert f"<code>sweeper extend &#39;{run}&#39;</code> runs" in _text(write_page(run))
 
 
 def test_no_run_no_page(tmp_path):
@@ -180,13 +180,23 @@ def test_heads_carry_the_schemas_words(page):
 
 
 def test_recommended_hyperparameters_reach_the_best_noise(page, trials):
-    rows = re.search(r'id="recommended-settings"><summary>.*?<tbody>(.*?)</tbody>', _text(page), re.S)
+    rows = re.search(r'id="learning-rates"><summary>.*?<tbody>(.*?)</tbody>', _text(page), re.S)
     assert rows
     table = [re.findall(r"<td[^>]*>(.*?)</td>", r) for r in rows.group(1).split("</tr>")]
     optimum = fit_regime(trials, "gain_mean", "paper").optimum
     for batch_size, learning_rate, _, momentum, *_ in filter(None, table):
         assert float(learning_rate) / float(batch_size) / (1 - float(momentum)) == pytest.approx(optimum, rel=1e-2)
     assert len(table) > 3
+
+
+def test_the_card_has_the_answers_notes(tmp_path, monkeypatch):
+    run = write_sweep(tmp_path / "a run", trials=12, budget=12)
+    (run / "sweep.yaml").write_text(yaml.safe_dump({"space": "digits_label_noise", "objective": "gain_mean"}))
+    remark = "momentum lies at the upper end: a wider range may help", "for that one: sweeper recommend X"
+    monkeypatch.setattr("dashboards.views.overview.find_remarks", lambda *_: remark)
+    card = re.search(r'id="use">.*?</article>', _text(write_page(run)), re.S).group()
+    assert "Momentum lies at the upper end: a wider range may help." in card
+    assert "For that one: <code>sweeper recommend X</code>." in card
 
 
 def test_a_configuration_with_a_diverged_repeat_does_not_win(tmp_path):

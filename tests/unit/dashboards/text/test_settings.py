@@ -4,7 +4,7 @@ from typing import cast
 
 import pytest
 
-from dashboards.text.settings import make_noise_card, make_settings_card
+from dashboards.text.settings import PREDICTIONS, make_noise_card, make_settings_card
 from search_spaces import load
 from sweeper.analysis.recommend import Recommendation
 from sweeper.analysis.regime import Regime
@@ -49,7 +49,10 @@ def test_whole_settings_come_by_batch_size_and_the_best_is_shown_first() -> None
     assert facts["augmentation"] == ("0.5", "")
     assert facts["noise of these"] == ("0.0039", "")
     assert shown.code == render(best, "torch").rstrip()
-    assert shown.expected == "Expect loss gain 0.05 ± 0.004 nat, merged accuracy 95.7 ± 1.0 % (predicted)."
+    assert shown.expected == (
+        "Expect loss gain 0.05 ± 0.004 nat on validation, predicted; "
+        "merged accuracy 95.7 ± 1.0 % on validation, predicted."
+    )
     assert (shown.note, shown.warns) == ("Within the tried range.", False)
 
 
@@ -66,8 +69,18 @@ def test_the_noise_of_the_settings_stands_beside_the_interval(name: str, noise: 
 def test_fresh_pairs_replace_the_prediction() -> None:
     confirmed = Confirmation(4, {"gain_mean": Estimate(0.047, 0.002)})
     card = make_settings_card([replace(settings(), confirmed=confirmed, notes=("check it",))])
-    assert card.choices[0].expected == "Expect loss gain 0.047 ± 0.002 nat (confirmed by 4 fresh pairs)."
+    assert card.choices[0].expected == "Expect loss gain 0.047 ± 0.002 nat on test (confirmed by 4 fresh pairs)."
     assert (card.choices[0].note, card.choices[0].warns) == ("Check it.", True)
+
+
+def test_the_card_says_once_that_predictions_are_of_another_split() -> None:
+    confirmed = Confirmation(4, {"gain_mean": Estimate(0.047, 0.002)})
+    best, other = settings(confirmed=confirmed), settings(8)
+    assert make_settings_card([best]).notes == ()
+    assert make_settings_card([best, other]).notes == (PREDICTIONS,)
+    card = make_settings_card([replace(best, confirmed=None, split="test")])
+    assert card.notes == ()
+    assert card.choices[0].expected.endswith("on test, predicted.")
 
 
 def test_without_settings_there_is_no_card() -> None:

@@ -14,6 +14,7 @@ from dashboards.app.app import make_app
 from dashboards.app.compression import compress_response
 from dashboards.app.server import Server
 from dashboards.data.folders import Live, open_folders
+from sweeper.errors import SpecError
 from sweeper.net import is_loopback, is_loopback_name
 
 TRIED = 50
@@ -62,7 +63,9 @@ def serve(places: Sequence[str], host: str, port: int, noise: str | None = None,
     """
     sys.setswitchinterval(1e-3)  # requests must not wait for the thread that computes a verdict
     live = Live(open_folders(places, noise))
-    live.runs(list(live.folders))
+    for run in live.runs(list(live.folders)).values():
+        if not run.spec and not run.trials.num_rows:
+            raise SpecError(f"{run.place} holds no sweep; name the folder that `sweeper run --out` wrote")
     app = make_app(live)
     app.server.after_request(compress_response)
     if is_loopback(host):

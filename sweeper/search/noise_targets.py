@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from trainables.noise import NOISE, NoiseScale
 from trainables.registry import unknown
+from trainables.training.optimizers import OPTIMIZERS
 
 MEASURED_USUAL = "critical_ratio"  # defined for every optimizer
 _USUAL = {"sgd": "paper", "sgdw": "paper", "adam": "adam_sde", "adamw": "adam_sde"}
@@ -53,10 +54,12 @@ def check_defined(name: str, optimizers: dict[str, str]) -> None:
     """Check that all optimizers of a sweep (name -> family) define a noise.
 
     Raises:
+        UnknownName: No such optimizer.
         ValueError: An optimizer does not define it; the message names noises that all define.
     """
     for optimizer, family in optimizers.items():
         if family not in NOISE[name].families:
+            OPTIMIZERS[optimizer]  # an unknown name has no noise either
             known = list_targets(optimizers.values())
             way = f"use {' or '.join(known)}"
             if not known:

@@ -70,7 +70,7 @@ def find_needs(
     if len(levels) < MIN_LEVELS:
         return tuple(_needs_design(x, f"only {len(levels)} different noises have a viable score"))
     if cells.samplers:
-        why = f"an adaptive sampler chose the noises ({', '.join(cells.samplers)})"
+        why = f"the {' and '.join(cells.samplers)} sampler chose these noises by results"
         return tuple(_needs_design(x, why))
     new = [*_needs_beyond_edge(x, best), *(_needs_in_gaps(levels, interval) if interval else ())]
     return (*new, *_needs_repeats(cells, verdict, x, bool(new)))

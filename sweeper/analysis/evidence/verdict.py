@@ -111,8 +111,8 @@ def judge(cells: Cells, everything: Cells, noise: str, *, seed: int = 0, draws: 
 def _explain_no_hump(cells: Cells, gate: TwoLines, share: float, left_out: LeaveOneOut) -> str:
     if cells.samplers:
         return (
-            f"an adaptive sampler chose the noises ({', '.join(cells.samplers)}) and so biases the shape; a verdict "
-            "needs designed noises"
+            f"the {' and '.join(cells.samplers)} sampler chose these noises by results, which biases the shape; a "
+            "verdict needs designed noises"
         )
     if not gate.passed:
         sides = (("improvement up to", gate.p_up), ("decline beyond", gate.p_down))

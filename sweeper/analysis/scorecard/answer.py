@@ -116,7 +116,7 @@ def find_answer(
     found, doubt = (analysis, "") if analysis else find_analysis(trials, spec.objective, spec.noise)
     badge = summarize_verdict(found, doubt)
     winner = choose_winner(trials, spec.objective, posterior, find_over_limits(trials, spec))
-    confirmation = find_confirmation(trials, spec.objective) if winner and winner["confirmed"] else None
+    confirmation = _confirm(spec, trials, winner)
     return Answer(
         verdict=badge.word,
         reason=badge.reason,
@@ -129,9 +129,9 @@ def find_answer(
         expected=_find_expected(winner, confirmation),
         confirmed=confirmation.pairs if confirmation else 0,
         scores=_find_scores(winner, confirmation),
-        certainty=_describe_certainty(winner, confirmation, trials),
+        certainty=_describe_certainty(winner, confirmation, trials) + _describe_rest(spec, trials),
         remarks=find_remarks(spec, space, trials, winner, shlex.quote(run)),
-        next=_find_next(badge, winner, run),
+        next=_find_next(badge, winner, run, count_left(spec, trials)),
         page=page,
         origin=_find_origin(trials),
     )
@@ -150,8 +150,13 @@ def find_remarks(
         run: The run as a command names it, quoted for the shell.
         flags: Flags of a command for this run, with a leading blank.
     """
+    worth = _find_worth(winner, _find_scores(winner, _confirm(spec, trials, winner)))
     other = _find_other_goal(trials, spec, winner, run, flags)
-    return (*_find_better_accuracy(winner), *_find_bounds(winner, space), *other)
+    return (*_find_better_accuracy(winner), *worth, *_find_bounds(winner, space), *other)
+
+
+def _confirm(spec: SweepSpec, trials: pa.Table, winner: Mapping[str, Any] | None) -> Confirmation | None:
+    return find_confirmation(trials, spec.objective) if winner and winner["confirmed"] else None
 
 
 def _find_origin(trials: pa.Table) -> str:
@@ -273,8 +278,34 @@ def _find_other_goal(
     return (f"the largest gain is not the lowest merged loss; for that one: {command}",)
 
 
-def _find_next(badge: Badge, winner: Mapping[str, Any] | None, run: str) -> str:
+def count_left(spec: SweepSpec, trials: pa.Table) -> int:
+    """Return the number of configurations that a sweep has not begun; 0 if it may end early."""
+    begun = {n for n in trials["number"].to_pylist() if n is not None}
+    return 0 if not begun or spec.until_interval else max(0, spec.trials - len(begun))
+
+
+def _describe_rest(spec: SweepSpec, trials: pa.Table) -> str:
+    left = count_left(spec, trials)
+    return f"; {spec.trials - left} of {pluralize(spec.trials, 'configuration')} have run" if left else ""
+
+
+def _find_worth(winner: Mapping[str, Any] | None, scores: Mapping[str, Mapping[str, Score]]) -> Sequence[str]:
+    """Return whether the merge is no better than its parents; of several tasks each parent knows its own only."""
+    merged, parents = (scores.get(who, {}).get("accuracy") for who in ("merged", "parents"))
+    if winner is None or winner["pair_kind"] in SEVERAL_TASKS:
+        return ()
+    if merged is None or parents is None or merged.mean > parents.mean:
+        return ()
+    return (
+        f"on test the merge is no more accurate than its parents ({_percent(merged.mean)} against "
+        f"{_percent(parents.mean)})",
+    )
+
+
+def _find_next(badge: Badge, winner: Mapping[str, Any] | None, run: str, left: int) -> str:
     folder = shlex.quote(run)
+    if left:
+        return f"sweeper resume {folder}"
     if winner is None:
         return f"sweeper status {folder}"
     if badge.word in (Word.HUMP, Word.NO_OPTIMUM):
@@ -324,7 +355,9 @@ def _format_expected(answer: Mapping[str, Any]) -> str:
     value = f"{label} {_score(expected)}{' ' + unit.rstrip(']') if unit else ''}"
     if answer["confirmed"]:
         return f"{value} ({pluralize(answer['confirmed'], 'fresh pair')})"
-    return f"{value} (predicted)"
+    # a single configuration's mean has no model behind it
+    how = "predicted" if expected["error"] is not None else f"observed in {pluralize(expected['n'], 'pair')}"
+    return f"{value} ({how})"
 
 
 def _format_scores(scores: Mapping[str, Any]) -> str:

@@ -71,6 +71,13 @@ def summarize_verdict(analysis: Analysis | None, doubt: str = "no viable trial h
     return Badge(Word.UNDETERMINED, why if share in why else why + share)
 
 
+def word_verdict(analysis: Analysis) -> str:
+    """Return the sentence of the verdict behind the badge's word, and what the tests alone say if it differs."""
+    label, _, reason = analysis.sentences[0].partition(": ")
+    word = summarize_verdict(analysis).word
+    return f"{word if word.lower() == label else f'{word} ({label} by the tests)'}: {reason}"
+
+
 def _shorten(why: str) -> str:
     # a reader of one line has no use for a digest
     return re.sub(r"\bconfiguration [0-9a-f]{16}\b", "one configuration", why)

@@ -72,8 +72,8 @@ def _check_reach(fixed: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) 
         ends = (low, high, value) if name == "learning_rate" else (1.0 - high, 1.0 - low, 1.0 - value)
         if ends[0] > 0 and not ends[0] / _REACH <= ends[2] <= ends[1] * _REACH:
             raise SpecError(
-                f"{name} {value:.10g} is too far from the viable trials ({low:.6g} to {high:.6g}) to predict a score; "
-                "give a nearer value, or run trials there"
+                f"{name} must lie within a factor {_REACH:g} of the viable trials ({number(low)} to {number(high)}), "
+                f"got {value:.10g}; give a nearer value, or run trials there"
             )
 
 

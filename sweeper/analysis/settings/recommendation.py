@@ -41,6 +41,8 @@ _DIGITS = 4
 _NEAR_LIMIT = 0.9
 _SURE = 2.0  # sds of the difference between unmeasured and measured settings
 _END = 0.05  # of a knob's range
+_FAR = 1.5  # factor beyond an end of the interval
+_GAINS = ("gain_mean", "gain_best")
 
 
 def recommend_settings(
@@ -108,6 +110,7 @@ class SettingsModel:
         k_aug: Factor of augmentation on the noise; None without a probe.
         limit: Step size η/(1−μ) from which most trials failed; None without such failures.
         confirmed: Settings with fresh pairs that report.
+        best_noise: 90 % interval of the best noise; None where it is not inside the tried range.
     """
 
     spec: SweepSpec
@@ -120,6 +123,7 @@ class SettingsModel:
     k_aug: KAug | None
     limit: float | None
     confirmed: Sequence[Confirmed]
+    best_noise: tuple[float, float] | None = None
 
     def recommend(self, fixed: Mapping[str, float], seed: int = 0) -> Settings:
         """Return the settings at these fixed values; see `recommend_settings`.
@@ -235,6 +239,15 @@ class SettingsModel:
                 f"the best {name_knob(name).name} lies at an end of the tried range ({number(low)} to {number(high)}); "
                 f"a wider range of {name} may hold better settings"
             )
+        predicted = settings.predicted
+        if self.objective in _GAINS and predicted.mean < 0:
+            notes.append("the merge is predicted to be worse than its parents: change or leave out what you fixed")
+        low, high = self.best_noise or (0.0, math.inf)
+        if settings.noise and not low / _FAR <= settings.noise <= high * _FAR:
+            notes.append(
+                f"the noise {number(settings.noise)} lies far outside the 90 % interval of the best noise "
+                f"({number(low)} to {number(high)})"
+            )
         limit, high_end = settings.stability_limit, settings.learning_rate_high
         if limit is not None and high_end is not None:
             most = limit * (1.0 - settings.spec.momentum)
@@ -283,7 +296,8 @@ def fit_model(
     for values in fixed:
         check_fixed(values, rows, None)
     name = noise if noise is not None and NOISE[noise].kind == "predicted" else target_noise(spec, space)
-    limit = stability_limit(trials, fit_regime(trials, first, name, by_knob=False))
+    regime = fit_regime(trials, first, name, by_knob=False)
+    limit = stability_limit(trials, regime)
     for values in fixed:
         check_fixed(values, rows, limit)
     wide = add_fixed(space, fixed)
@@ -292,8 +306,9 @@ def fit_model(
     scores = fit_scores(spec, wide, rows, goals, name, k_aug if name == "paper_aug" else None, seed)
     split = goals[first].split_in(trials)
     return SettingsModel(
-        spec, wide, rows, scores, first, split, name, k_aug, limit, find_confirmed(wide, rows, trials.column_names)
-    )
+        spec, wide, rows, scores, first, split, name, k_aug, limit, find_confirmed(wide, rows, trials.column_names),
+        (regime.low, regime.high) if regime.interior and regime.low and regime.high else None,
+    )  # fmt: skip
 
 
 def _list_goals(first: str, trials: pa.Table) -> dict[str, Objective]:

@@ -236,15 +236,11 @@ def report(a: Analysis, extend: str = "", plan: Plan | None = None, subject: str
         plan: Trials of that command; None if they are unknown.
         subject: What is judged, as a line; empty leaves it out.
     """
-    from sweeper.analysis.scorecard.badge import summarize_verdict
+    from sweeper.analysis.scorecard.badge import word_verdict
 
-    verdict, *others = a.sentences
-    label, _, reason = verdict.partition(": ")
-    # the word of `best` and the page, then what the tests alone say
-    word = summarize_verdict(a).word
-    label = str(word) if word.lower() == label else f"{word} ({label} by the tests)"
+    others = a.sentences[1:]
     parts = [
-        wrap(f"{label}: {reason}", 0),
+        wrap(word_verdict(a), 0),
         *([subject] if subject else []),
         "\n".join(wrap(f"- {line}", 0) for line in others),
     ]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.evidence.analyse import analyse
+from sweeper.analysis.scorecard.badge import word_verdict
 from sweeper.cli.options import COUNT, DETACH, OBJECTIVE_HELP, RUN_DIR, SERVED, SHOWN_NOISE, objectives, sweep_options
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments, Option, command
@@ -45,7 +46,8 @@ def extend(args: Arguments) -> int:
     sweep = stored.override(flags(args, tuple(k for k in keys("resumable") if k != "trials"))).prepare()
     wanted = args.objective, args.noise, args.repeats, args.noises
     proposal = plan_extension(sweep.with_spec(out=args.dir).spec, sweep.space, *wanted)
-    analysis, plan, sentences, place = proposal.analysis, proposal.plan, proposal.sentences, place_of(args.dir)
+    analysis, plan, place = proposal.analysis, proposal.plan, place_of(args.dir)
+    sentences = word_verdict(analysis), *proposal.sentences[1:]
     record: dict[str, Any] = {
         "run": str(place.local.absolute() if place.local else place.uri),
         "objective": analysis.objective,
@@ -103,7 +105,7 @@ def _run(args: Arguments, sweep: PreparedSweep, plan: Plan, record: dict[str, An
     missing = list(dict.fromkeys(f"still missing: {why}" for why in record["missing"]))
     lines = [
         f"{pluralize(len(outcomes), 'further trial')} ({counts}) in {folder}",
-        *analysis.sentences[:1],
+        word_verdict(analysis),
         *missing,
     ]
     emit(args.json, record, _wrap_lines(lines))

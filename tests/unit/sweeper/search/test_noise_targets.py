@@ -67,7 +67,7 @@ def test_measured_noises_are_shown_but_not_searched(tmp_path: Path, capsys: pyte
         assert main([command, str(tmp_path / "run"), "--noise", "paper_full"]) == 0
     capsys.readouterr()
     # settings need no formula, learning rates at the best noise do
-    assert main(["recommend", str(tmp_path / "run"), "--noise", "paper_full"]) == 0
+    assert main(["recommend", str(tmp_path / "run"), "--noise", "paper_full", "--by-noise"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "noise 'paper_full' is measured, so no formula gives its hyperparameters before training" in said
     for noise, words in (

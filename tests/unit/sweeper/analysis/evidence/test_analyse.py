@@ -97,7 +97,7 @@ def test_the_result_is_a_function_of_table_and_seed() -> None:
 def test_a_sweep_by_a_sampler_that_learns_asks_for_designed_noises() -> None:
     found = analyse(table(sweep(hump, 40, 0, sampler="noise")), draws=30)
     assert found.verdict == "undetermined"
-    assert "an adaptive sampler chose the noises (noise)" in found.sentences[0]
+    assert "the noise sampler chose these noises by results" in found.sentences[0]
     assert found.regime.optimum is not None
     assert len(found.needs) == 9
     assert all(n.noise for n in found.needs)

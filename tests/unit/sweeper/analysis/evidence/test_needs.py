@@ -58,7 +58,7 @@ def test_without_any_viable_pair_no_noise_can_be_named() -> None:
 def test_an_adaptive_sweep_asks_for_designed_noises_over_its_range() -> None:
     found = asked(cells(NOISES, 3, 0.003, sampler="noise"))
     assert [found[0].noise, found[-1].noise] == [pytest.approx(1e-4, rel=0.01), pytest.approx(1, rel=0.01)]
-    assert "an adaptive sampler chose the noises (noise)" in found[0].why
+    assert "the noise sampler chose these noises by results" in found[0].why
 
 
 def test_optima_at_an_edge_ask_for_noises_beyond_it() -> None:

@@ -18,7 +18,7 @@ from tests.support.inline_sweeps import PLAIN, sweep
 from tests.support.trial_rows import hump, table, trial
 from tests.support.trial_rows import sweep as rows_of
 
-SPEC = SweepSpec(space="digits_label_noise", objective="gain_mean", noise="paper")
+SPEC = SweepSpec(space="digits_label_noise", objective="gain_mean", noise="paper", trials=1)
 
 
 def answer_of(rows: list[dict[str, Any]], spec: SweepSpec = SPEC) -> Answer:
@@ -56,7 +56,27 @@ def test_an_unconfirmed_answer_says_so(tmp_path: Path) -> None:
     answer = find_answer(spec, None, results.trials, Posterior(), str(tmp_path))
     assert (answer.confirmed, answer.verdict) == (0, "Undetermined")
     assert answer.certainty.startswith("not confirmed")
-    assert "(predicted)" in format_answer(answer.record())
+    (line,) = [part for part in format_answer(answer.record()).splitlines() if part.startswith("expect:")]
+    assert line.endswith("(observed in 1 pair)")  # no model stands behind it
+    assert "have run" not in answer.certainty
+
+
+def test_an_unfinished_sweep_is_resumed(tmp_path: Path) -> None:
+    results = sweep(tmp_path, sampler="noise", objective="gain_mean", trials=12, **PLAIN)
+    spec, first = stored_spec(tmp_path), results.trials.slice(0, 5)
+    answer = find_answer(spec, None, first, Posterior(), "runs/a")
+    assert answer.next == "sweeper resume runs/a"
+    assert answer.certainty.endswith("; 5 of 12 configurations have run")
+    assert find_answer(spec, None, results.trials, Posterior(), "runs/a").next == "sweeper extend runs/a"
+
+
+def test_a_merge_that_is_no_better_than_its_parents_says_so() -> None:
+    rows = rows_of(hump, 30, 5)
+    scores = {"merged_accuracy_test": 0.9, "a_accuracy_test": 0.92, "b_accuracy_test": 0.9}
+    (remark,) = [r for r in answer_of([{**r, **scores} for r in rows]).remarks if "no more accurate" in r]
+    assert "(90 % against 91 %)" in remark
+    better = {**scores, "merged_accuracy_test": 0.93}
+    assert not [r for r in answer_of([{**r, **better} for r in rows]).remarks if "no more accurate" in r]
 
 
 def test_without_a_viable_pair_there_is_nothing_to_use() -> None:

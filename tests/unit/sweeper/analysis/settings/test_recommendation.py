@@ -100,6 +100,17 @@ def test_a_value_outside_the_tried_range_is_said(rows: list[Any]) -> None:
     assert found.scores["merged_loss"].sd > recommend(SGD, rows, batch_size=32).scores["merged_loss"].sd
 
 
+def test_harm_and_a_noise_far_from_the_best_are_said(rows: list[Any]) -> None:
+    good = recommend_settings(SPEC, SGD, table(rows), objective="gain_mean")
+    assert not [n for n in good.notes if "worse than its parents" in n or "far outside the 90 %" in n]
+    falling = settings_rows(SGD, lambda spec: hump(spec) - 0.02, 40)
+    bad = recommend_settings(SPEC, SGD, table(falling), objective="gain_mean", learning_rate=1.0, batch_size=8)
+    assert bad.predicted.mean < 0
+    assert [n for n in bad.notes if n.startswith("the merge is predicted to be worse than its parents")]
+    (note,) = [n for n in bad.notes if "lies far outside the 90 % interval of the best noise" in n]
+    assert "the noise 0.125 " in note or "the noise 1.25 " in note or "the noise 0.25 " in note
+
+
 def test_a_momentum_between_the_choices_is_interpolated(rows: list[Any]) -> None:
     found = recommend(SGD, rows, momentum=0.7, batch_size=32)
     assert found.params["momentum"] == 0.7

@@ -49,6 +49,7 @@ def asks(monkeypatch: pytest.MonkeyPatch, needs: Callable[[list[dict[str, Any]]]
 
     monkeypatch.setattr(plan, "analyse", analyse)
     monkeypatch.setattr(extend, "analyse", analyse)
+    monkeypatch.setattr(extend, "word_verdict", lambda analysis: analysis.sentences[0])
     monkeypatch.setattr(page, "write_and_judge", lambda folder: None)
 
 

@@ -22,6 +22,8 @@ FORMATS = ("PNG", "SVG")
 _CONFIG: dict[str, Any] = {
     "displaylogo": False,
     "responsive": True,
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
 }
 

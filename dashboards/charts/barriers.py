@@ -276,8 +276,12 @@ def draw_plane(plane: Plane, label: str, about: str) -> Chart:
     figure.add_scatter(x=[1, 0], y=[0, 1], mode="lines", line={"color": "#ffffff", "width": 1.5, "dash": "dot"},
                       hoverinfo="skip")  # fmt: skip
     names = ("θ₀ base", "θ_A", "θ_B", "merge at ½")
-    style = {"size": [11, 11, 11, 16], "color": ["#ffffff", ORANGE, ORANGE, VERMILLION],
-             "line": {"width": 1.5, "color": "#1c2330"}, "symbol": ["square", "circle", "circle", "star"]}  # fmt: skip
+    style = {
+        "size": [11, 11, 11, 16],
+        "color": ["#ffffff", ORANGE, ORANGE, VERMILLION],
+        "symbol": ["square", "circle", "circle", "diamond"],
+        "line": {"width": 1.5, "color": "#1c2330"},
+    }
     figure.add_scatter(
         x=[0, 1, 0, 0.5], y=[0, 0, 1, 0.5], mode="markers+text", text=[f"<b>{n}</b>" for n in names],
         textposition=["bottom right", "bottom left", "top right", "top right"],

@@ -91,13 +91,16 @@ def draw_importance(importance: Importance, label: str) -> Chart:
     return Chart("importance", "Importance of the knobs", words, finish(figure))
 
 
-def draw_contour(points: Sequence[ConfigPoint], measure: Measure, names: tuple[str, str]) -> Chart | None:
+def draw_contour(
+    points: Sequence[ConfigPoint], measure: Measure, names: tuple[str, str], answer: str | None = None
+) -> Chart | None:
     """Draw the score over two knobs, as a Gaussian process sees it that takes the others as scatter.
 
     Args:
         points: One record per configuration.
         measure: The score.
         names: The knobs.
+        answer: The configuration that the answer gives; it gets the star.
 
     Returns:
         The chart; None for fewer than `FEWEST` viable configurations with both knobs.
@@ -129,19 +132,22 @@ def draw_contour(points: Sequence[ConfigPoint], measure: Measure, names: tuple[s
             hovertemplate="%{z:.3g}<extra></extra>",
             connectgaps=False,
         )
-    best = int(np.argmax(score) if measure.maximize else np.argmin(score))
+    starred = [p for p in viable if p.config == answer]
     for name, group, marker in (
-        ("configuration", [p for i, p in enumerate(viable) if i != best], {"size": 6, "color": GREY}),
-        ("best", [viable[best]], {"size": 15, "symbol": "star", "color": VERMILLION}),
+        ("configuration", [p for p in viable if p.config != answer], {"size": 6, "color": GREY}),
+        ("the answer's", starred, {"size": 15, "symbol": "star", "color": VERMILLION}),
     ):
+        if not group:
+            continue
         x, y = (axes[n].place(read_knob(group, n)).tolist() for n in names)
         text = [describe(p, measure.column) for p in group]
         figure.add_trace(make_markers(name, x, y, text, marker={**marker, "line": {"width": 1, "color": "#ffffff"}}))
     figure.update_xaxes(dict(axes[names[0]].layout))
     figure.update_yaxes(dict(axes[names[1]].layout))
     others = ", ".join(name_knob(n).name for n in places if n not in names)
-    words = f"Mean of a Gaussian process over both knobs; {others or 'nothing else'} counts as scatter. ★ best observed"
-    words += f" ({shorten(float(score[best]))}). Blank where no data lie."
+    words = f"Mean of a Gaussian process over both knobs; {others or 'nothing else'} counts as scatter."
+    words += f" ★ the answer's configuration ({shorten(starred[0].values[measure.column].mean)})." if starred else ""
+    words += " Blank where no data lie."
     title = f"{name_knob(names[0]).label} and {name_knob(names[1]).label}"
     return Chart("contour", title[0].upper() + title[1:], words, finish(figure))
 

@@ -94,25 +94,27 @@ def _make_ticks(at: Array, texts: Sequence[str], low: float, high: float) -> tup
     return tuple((s, t) for s, t in zip(shares, texts, strict=True) if -0.01 <= s <= 1.01)
 
 
-def draw_parallel(points: Sequence[ConfigPoint], measure: Measure, noise_unit: str) -> Chart:
-    """Draw one line per configuration: the best tenth blue, the best one orange, the others grey.
+def draw_parallel(points: Sequence[ConfigPoint], measure: Measure, noise_unit: str, answer: str | None = None) -> Chart:
+    """Draw one line per configuration: the best tenth blue, the answer's orange, the others grey.
 
     Args:
         points: At least two configurations, of which at least one has a score.
         measure: The score.
         noise_unit: Unit of the noise.
+        answer: The configuration that the answer gives.
     """
     axes = make_coordinates(points, measure, noise_unit)
     drawn, notice = thin_points(points, measure.column, measure.maximize, LINES)
-    scored = [i for i in sorted(drawn) if measure.column in points[i].values]
+    scored = [i for i, p in enumerate(points) if measure.column in p.values and (i in drawn or p.config == answer)]
     eligible = [i for i in scored if points[i].can_win]
     eligible.sort(key=lambda i: points[i].values[measure.column].mean, reverse=measure.maximize)
     top = eligible[: max(1, math.ceil(TOP * len(eligible)))]
+    starred = [i for i in scored if points[i].config == answer]
     figure: Any = make_figure()
     for name, group, style in (
-        ("other", [i for i in scored if i not in top], {"color": "rgba(138, 143, 152, 0.35)", "width": 1}),
-        ("best tenth", top[1:][::-1], {"color": BLUE, "width": 1.6}),
-        ("best", top[:1], {"color": VERMILLION, "width": 3}),
+        ("other", [i for i in scored if i not in (*top, *starred)], {"color": "rgba(138, 143, 152, 0.35)", "width": 1}),
+        ("best tenth", [i for i in top[::-1] if i not in starred], {"color": BLUE, "width": 1.6}),
+        ("the answer's", starred, {"color": VERMILLION, "width": 3}),
     ):
         if group:
             x, y = _make_lines(axes, group)
@@ -129,8 +131,8 @@ def draw_parallel(points: Sequence[ConfigPoint], measure: Measure, noise_unit: s
         upright_texts = [c.title.replace("<br>", " ") for c in axes]
         figure.update_xaxes(ticktext=upright_texts, tickangle=-90, automargin=True, title=None)
     figure.update_yaxes(visible=False, range=[-0.04, 1.06])
-    text = f"One line per configuration with a score ({measure.label}): the best tenth in blue, the best in orange; "
-    text += "good scores are at the top."
+    text = f"One line per configuration with a score ({measure.label}): the best tenth in blue"
+    text += f"{', the answer in orange' if starred else ''}; good scores are at the top."
     if left := sum(measure.column not in p.values for p in points):
         text += f" Left out: {left} without a score."
     return Chart("parallel", "All knobs at once", " ".join(filter(None, (text, notice))), figure, height=460, wide=True)

@@ -12,12 +12,16 @@ from dashboards.charts.axes import make_log_axis, round_to, shorten
 from dashboards.charts.chart import Chart, finish, make_figure
 from dashboards.charts.noise_fit import label_above
 from dashboards.charts.theme import BLUE, GREEN, GREY, fade
-from sweeper.analysis.text import describe_bounds, noise_share
-from sweeper.formatting import pluralize
+from sweeper.analysis.text import count_fitted, describe_bounds, noise_share
 
 if TYPE_CHECKING:
     from sweeper.analysis.stages.noise_exponents import NoiseExponents
     from sweeper.search.noise_sampler.explanation import Explanation
+
+
+ONE_OF_SEVERAL = (
+    "This best noise is the model's, over all knobs at once; the one to use is the verdict's, on the overview"
+)
 
 
 def convert_density(posterior: Sequence[tuple[float, float]]) -> list[float]:
@@ -77,15 +81,16 @@ def draw_posterior(explanation: Explanation, noise_label: str) -> Chart:
         )
     figure.update_xaxes(make_log_axis(noises, noise_label))
     figure.update_yaxes(title={"text": "probability per decade"}, range=[0, top])
-    return Chart("posterior", "Posterior of the best noise", describe_posterior(explanation), finish(figure))
+    return Chart("posterior", "Best noise by the search's model", describe_posterior(explanation), finish(figure))
 
 
 def describe_posterior(explanation: Explanation) -> str:
     """Return sentences on the model's best noise and on the share of the noise."""
-    words = f"Model of {pluralize(explanation.trials, 'configuration')} from any sampler"
+    words = f"Model of {count_fitted(asdict(explanation))} from any sampler"
     if explanation.optimum is not None:
         interval = f"90 % interval {shorten(explanation.optimum_low)} to {shorten(explanation.optimum_high)}"
         words += f": best noise {shorten(explanation.optimum)}, {interval}"
+    words += f". {ONE_OF_SEVERAL}"
     more = [noise_share(asdict(explanation), explanation.noise), describe_bounds(explanation.at_bounds)]
     return ". ".join([words, *(f"{text[0].upper()}{text[1:]}" for text in more if text)]) + "."
 

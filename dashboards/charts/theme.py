@@ -17,7 +17,7 @@ TEXTS: Mapping[str, str] = {"light": "#333c49", "dark": "#d5dae2"}
 BLUE, VERMILLION, GREEN, ORANGE, GREY = "#0072b2", "#d55e00", "#009e73", "#b87800", "#8a8f98"
 PINK, SKY, YELLOW = "#cc79a7", "#3a95cc", "#938600"
 CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY, YELLOW, GREY)
-SYMBOL_CYCLE = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "x")
+SYMBOL_CYCLE = ("circle", "square", "diamond", "triangle-up", "cross", "pentagon", "hexagon", "x")
 COLD_TO_HOT = ("#2a78d6", "#5577c9", "#7d74b8", "#a06fa0", "#bb6a80", "#c9674f", "#d0641a")
 """Scale from little to much noise. Its luminance hardly changes, so that lines show on both cards; its hue goes from
 blue to orange, which every common colour blindness distinguishes."""

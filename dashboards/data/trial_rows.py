@@ -71,7 +71,7 @@ def list_heads(trials: pa.Table, noise: str, column: str) -> tuple[Head, ...]:
 
 def _make_head(name: str) -> Head:
     if name == STAR:
-        return Head(STAR, "★", "str", "★ marks the best configuration, by posterior mean if there is one")
+        return Head(STAR, "★", "str", "★ marks the configuration that the answer gives")
     if name == "run":
         return Head("run", "sweep", "str", "sweep of the trial")
     column = _DOCS[name]

@@ -24,3 +24,8 @@ def name_column(column: str) -> str:
                 return on.label.split(" [")[0]
     stem, _, split = column.rpartition("_")
     return f"{SPLIT_WORDS[split]} {stem.replace('_', ' ')}" if split in SPLIT_WORDS else column.replace("_", " ")
+
+
+def format_sentence(text: str) -> str:
+    """Return a phrase as a sentence, with a capital and a full stop."""
+    return f"{text[0].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"

@@ -1,5 +1,7 @@
 // Draws the figures of the page in the light or dark theme, chooses and copies settings, sorts and filters tables.
 (function () {
+  // no button that sends a figure to a server: the page works offline
+  const CONFIG = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "" };
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const themes = JSON.parse((document.getElementById("themes") || { textContent: "{}" }).textContent);
   const texts = JSON.parse((document.getElementById("texts") || { textContent: "[]" }).textContent);
@@ -15,7 +17,7 @@
     place.style.minWidth = spec.layout.xaxis2 && first && first[1] < 0.9 ? "640px" : "";
     spec.layout.height = place.clientHeight;
     spec.layout.template = dark.matches ? themes.dark : themes.light;
-    Plotly.react(place, spec.data, spec.layout, { responsive: true, displaylogo: false });
+    Plotly.react(place, spec.data, spec.layout, CONFIG);
   }
   // one figure after the other, so that the first ones appear at once
   function drawAll(left) {
@@ -82,18 +84,27 @@
     const compare = { "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b,
       "=": (a, b) => Math.abs(a - b) <= 1e-3 * Math.abs(b) };
     filter.addEventListener("input", function () {
-      const rule = filter.value.match(/^\s*(.+?)\s*(<=|>=|<|>|=)\s*([^\s<>=]\S*)\s*$/), wanted = rule && rule[1].toLowerCase();
-      const at = rule ? heads.findIndex((h) => h.textContent.toLowerCase().startsWith(wanted)
-        || h.title.toLowerCase().startsWith(wanted)) : -1;
-      const words = filter.value.toLowerCase().split(/\s+/), value = rule ? Number(rule[3]) : NaN;
-      const trouble = !rule ? (/[<>=]\s*$/.test(filter.value) ? "a number must follow, as in B >= 32" : "")
-        : at < 0 ? "no column begins with " + rule[1]
-        : isNaN(value) && rule[2] !== "=" ? rule[3] + " is no number" : "";
+      // conditions such as `B > 64 noise < 0.01` all act; the rest are words, which a row must contain
+      const rules = [];
+      const rest = filter.value.replace(/([^<>=]+?)\s*(<=|>=|<|>|=)\s*([^\s<>=,;]+)[,;]?(?=\s|$)/g, function (_, name, sign, text) {
+        const parts = name.toLowerCase().split(/\s+/).filter((w) => w && w !== "and");
+        let at = -1, before = 0;
+        for (; before < parts.length && at < 0; before++) {  // words may precede the column's name
+          const wanted = parts.slice(before).join(" ");
+          at = heads.findIndex((h) => h.textContent.toLowerCase().startsWith(wanted) || h.title.toLowerCase().startsWith(wanted));
+        }
+        rules.push({ at: at, name: parts.join(" "), sign: sign, text: text, value: Number(text) });
+        return " " + (at < 0 ? "" : parts.slice(0, before - 1).join(" ")) + " ";
+      });
+      const words = rest.toLowerCase().split(/\s+/);
+      const troubles = rules.map((r) => r.at < 0 ? "no column begins with " + r.name
+        : isNaN(r.value) && r.sign !== "=" ? r.text + " is no number" : "").filter(Boolean);
+      const trouble = /[<>=]/.test(rest) ? "a number must follow, as in B >= 32" : troubles[0] || "";
       filter.toggleAttribute("aria-invalid", Boolean(trouble));
       if (trouble) { left.textContent = trouble + "; the rows stay as they are"; return; }
-      const keeps = !rule ? (r) => words.every((w) => r.textContent.toLowerCase().includes(w))
-        : isNaN(value) ? (r) => r.cells[at].textContent.toLowerCase() === rule[3].toLowerCase()
-        : (r) => compare[rule[2]](number(r.cells[at]), value);
+      const meets = (row, r) => isNaN(r.value) ? row.cells[r.at].textContent.toLowerCase() === r.text.toLowerCase()
+        : compare[r.sign](number(row.cells[r.at]), r.value);
+      const keeps = (row) => words.every((w) => row.textContent.toLowerCase().includes(w)) && rules.every((r) => meets(row, r));
       rows.forEach(function (r) { r.hidden = !keeps(r); });
       const shown = rows.filter((r) => !r.hidden).length;
       left.textContent = shown === rows.length ? "" : shown + " of " + rows.length;

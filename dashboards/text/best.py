@@ -91,23 +91,29 @@ def _make_chosen_cell(point: ConfigPoint) -> Cell:
 
 
 def make_best_table(
-    trials: pa.Table, sweep: Sweep, n: int = 15, favourite: Favourite | None = None, lost: Collection[str] = frozenset()
+    trials: pa.Table,
+    sweep: Sweep,
+    n: int = 15,
+    favourite: Favourite | None = None,
+    lost: Collection[str] = frozenset(),
+    answer: str | None = None,
 ) -> TextTable:
     """Return the `n` best configurations by the validation objective, with their test scores.
 
     Args:
         trials: The trials table.
         sweep: Names the objective and the noise definition.
-        n: Maximum number of rows; the favourite gets a further one if it ranks lower.
-        favourite: The best configuration by posterior mean; it gets a mark.
+        n: Maximum number of rows; favourite and answer get further ones if they rank lower.
+        favourite: The best configuration by posterior mean; its row says so.
         lost: Configurations that may not win.
+        answer: The configuration that the answer gives; it gets the star.
     """
     objective = OBJECTIVES[sweep.objective]
     columns = _list_shown(trials)
     points = group_configurations(trials, sweep.noise, [objective.column, *columns], lost)
     scale = NOISE[sweep.noise]
     head = [
-        Cell("rank", "rank by the mean validation objective over the repeats; ★ best by posterior mean"),
+        Cell("rank", "rank by the mean validation objective over the repeats; ★ the answer's configuration"),
         Cell("trial", f"{DOCS['number']}; hover over the number for the digest"),
         Cell(objective.label, DOCS[objective.column]),
         Cell("noise", f"{sweep.noise}: {add_unit(scale.formula, scale.unit)}, {scale.source}"),
@@ -123,27 +129,30 @@ def make_best_table(
     by_config = {p.config: p for p in points}
     ranked = [by_config[s.config] for s in rank_configurations(trials, objective, lost)]
     chosen = favourite.config if favourite else None
-    shown = [(i, p) for i, p in enumerate(ranked, start=1) if i <= n or p.config == chosen]
+    shown = [(i, p) for i, p in enumerate(ranked, start=1) if i <= n or p.config in (chosen, answer)]
     rows = [
-        _make_best_row(i, p, (objective.column, *columns), favourite if p.config == chosen else None) for i, p in shown
+        (
+            _make_rank_cell(i, favourite if p.config == chosen else None, p.config == answer),
+            *_make_best_row(p, (objective.column, *columns)),
+        )
+        for i, p in shown
     ]
     return TextTable(tuple(head), tuple(rows))
 
 
-def _make_rank_cell(rank: int, favourite: Favourite | None) -> Cell:
-    if favourite is None:
-        return Cell(str(rank))
-    error = ", one trial: its error is unknown" if favourite.sd is None else f" ± {shorten(favourite.sd, 2)}"
-    return Cell(f"★ {rank}", f"best by posterior mean, {shorten(favourite.mean)}{error}")
+def _make_rank_cell(rank: int, favourite: Favourite | None, answers: bool) -> Cell:
+    text, titles = f"★ {rank}" if answers else str(rank), ["the answer's configuration"] if answers else []
+    if favourite is not None:
+        error = ", one trial: its error is unknown" if favourite.sd is None else f" ± {shorten(favourite.sd, 2)}"
+        text += " (best by the model)"
+        titles.append(f"posterior mean {shorten(favourite.mean)}{error}")
+    return Cell(text, "; ".join(titles))
 
 
-def _make_best_row(
-    rank: int, point: ConfigPoint, columns: Sequence[str], favourite: Favourite | None
-) -> tuple[Cell, ...]:
+def _make_best_row(point: ConfigPoint, columns: Sequence[str]) -> tuple[Cell, ...]:
     outcomes = ", ".join(f"{n} {name}" for name, n in point.outcomes.items())
     done = sum(point.outcomes.values())
     return (
-        _make_rank_cell(rank, favourite),
         Cell("–" if point.number is None else str(point.number), f"digest {', '.join(point.digests)}; {point.detail}"),
         _make_estimate_cell(point, columns[0]),
         Cell(shorten(point.noise), f"noise = {shorten(point.noise, 6)}"),

@@ -91,7 +91,7 @@ def _place_noise(s: Settings, fit: Regime | None) -> str:
         return ""
     low, high = shorten(fit.low), shorten(fit.high)
     inside = fit.low <= s.noise <= fit.high or shorten(s.noise) in (low, high)
-    return f"{'within' if inside else 'outside'} {low} to {high}"
+    return f"{'within' if inside else 'outside'} the verdict's {low} to {high}"
 
 
 def _make_whole_choice(s: Settings, best: bool, fit: Regime | None) -> SettingsChoice:

@@ -13,11 +13,12 @@ from dashboards.data.cache import cache_by_content
 from dashboards.data.configurations import Overview, make_overview
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
-from dashboards.data.words import make_heading
+from dashboards.data.words import format_sentence, make_heading
 from dashboards.text.best import Cell, TextTable, make_best_table, make_recommendation_table
 from dashboards.text.comparison import compare_runs, make_comparison_table
 from dashboards.views import choices
 from dashboards.views.advice import make_card
+from dashboards.views.answer import find_winner, list_remarks
 from dashboards.views.choices import Choice
 from dashboards.views.parents import (
     BestScores,
@@ -29,18 +30,15 @@ from dashboards.views.parents import (
 )
 from dashboards.views.section import Control, Hero, Section, TableCard, Tile, View
 from dashboards.views.verdicts import Judgement, ask
-from sweeper.analysis.best import choose_winner
 from sweeper.analysis.evidence.needs import make_extend_command
 from sweeper.analysis.evidence.plan import read_missing
 from sweeper.analysis.evidence.sentences import name_aim
 from sweeper.analysis.posterior import Favourite, Posterior
 from sweeper.analysis.recommend import Recommendation
 from sweeper.analysis.regime import Regime
-from sweeper.analysis.scorecard.answer import COMMAND, find_remarks
 from sweeper.analysis.scorecard.badge import Badge, summarize_verdict
 from sweeper.analysis.scorecard.checks import list_checks
 from sweeper.analysis.trial_counts import count_warnings, format_lines
-from sweeper.errors import SpecError
 from sweeper.formatting import add_unit, at_share, pluralize
 from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 from trainables.noise import NOISE
@@ -99,7 +97,7 @@ def build(run: Run, selection: Selection) -> Section:
             settings=card,
             trouble=trouble,
             scores=_make_scores_card(scores),
-            notes=_find_remarks(run, chosen.sweep.objective, believed.favourite, believed.undecided),
+            notes=list_remarks(run, chosen.sweep.objective, believed.favourite, believed.undecided),
         )
     return Section(
         hero=hero,
@@ -107,7 +105,7 @@ def build(run: Run, selection: Selection) -> Section:
         banners=(*_write_banners(counts, chosen, run), *_describe_pending(question, judgement, current, counts)),
         tiles=(*_make_fit_tiles(fit, question, current), *make_tiles(scores), *_make_cost_tiles(run, counts)),
         charts=tuple(c for c in (comparison,) if c is not None),
-        tables=tuple(_make_tables(run, chosen, question, advice, believed.favourite, judgement)),
+        tables=tuple(_make_tables(run, chosen, question, advice, judgement, best)),
         notes=_write_notes(run, chosen, counts, best, believed.assumed),
     )
 
@@ -121,39 +119,12 @@ def _make_badge(judgement: Judgement | None, fit: Regime | None) -> Badge:
 def _make_scores_card(scores: BestScores | None) -> TableCard | None:
     if scores is None:
         return None
-    return TableCard("scores", "The best merge", _format_sentence(describe_source(scores)), make_scores_table(scores))
+    return TableCard("scores", "The best merge", format_sentence(describe_source(scores)), make_scores_table(scores))
 
 
 @cache_by_content
 def _count(run: Run) -> Overview:
     return make_overview(run.tables["trials"], choices.read_sweep(run).trials)
-
-
-@cache_by_content
-def find_winner(run: Run, objective: str, favourite: Favourite | None, undecided: str) -> dict[str, Any] | None:
-    """Return the winning row, see `sweeper.analysis.best.choose_winner`."""
-    believed = Posterior(favourite=favourite, undecided=undecided)
-    return choose_winner(run.tables["trials"], objective, believed, choices.find_lost(run))
-
-
-@cache_by_content
-def _find_remarks(run: Run, objective: str, favourite: Favourite | None, undecided: str) -> tuple[str, ...]:
-    """Return the answer's notes as sentences."""
-    if run.spec is None:
-        return ()
-    from sweeper.storage.space_data import known_space
-
-    trials, winner = run.tables["trials"], find_winner(run, objective, favourite, undecided)
-    try:
-        remarks = find_remarks(run.spec, known_space(run.spec).space, trials, winner, run.called, run.flags)
-    except (SpecError, ValueError):  # the ends of the ranges are unknown
-        remarks = find_remarks(run.spec, None, trials, winner, run.called, run.flags)
-    return tuple(_format_remark(r) for r in remarks)
-
-
-def _format_remark(remark: str) -> str:
-    text, separator, command = remark.partition(COMMAND)
-    return _format_sentence(f"{text}: `{COMMAND.removeprefix(': ')}{command}`" if separator else text)
 
 
 @cache_by_content
@@ -216,9 +187,9 @@ def _make_command(run: Run, selection: Selection, question: tuple[str, str, str]
 
 def _write_verdicts(run: Run, fit: Regime | None, judgement: Judgement | None, extend: str) -> tuple[str, ...]:
     if judgement is None or judgement.analysis is None:
-        return (_format_sentence(fit.message),) if fit is not None else ()
+        return (format_sentence(fit.message),) if fit is not None else ()
     # the badge has the verdict in one word
-    first = _format_sentence(judgement.analysis.sentences[0].partition(": ")[2])
+    first = format_sentence(judgement.analysis.sentences[0].partition(": ")[2])
     return first, *_describe_needs(run, judgement.analysis, extend)
 
 
@@ -235,7 +206,7 @@ def _describe_needs(run: Run, analysis: Analysis, extend: str) -> tuple[str, ...
 
 
 def _make_evidence_table(analysis: Analysis) -> TextTable:
-    return TextTable((), tuple((Cell(_format_sentence(s)),) for s in analysis.sentences[1:]))
+    return TextTable((), tuple((Cell(format_sentence(s)),) for s in analysis.sentences[1:]))
 
 
 def _make_checks_table(analysis: Analysis) -> TextTable:
@@ -244,10 +215,6 @@ def _make_checks_table(analysis: Analysis) -> TextTable:
         for c in list_checks(analysis)
     ]
     return TextTable((Cell("claim"), Cell("result"), Cell("why")), tuple(rows))
-
-
-def _format_sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
 def _write_banners(counts: Overview, chosen: Choice, run: Run) -> tuple[str, ...]:
@@ -332,8 +299,8 @@ def _make_tables(
     chosen: Choice,
     question: tuple[str, str, str] | None,
     advice: list[Recommendation],
-    favourite: Favourite | None,
     judgement: Judgement | None,
+    answer: Mapping[str, Any] | None,
 ) -> list[TableCard]:
     cards: list[TableCard] = []
     analysis = judgement.analysis if judgement else None
@@ -345,11 +312,12 @@ def _make_tables(
         cards.append(
             TableCard("beside", "Comparison of the sweeps", words, make_comparison_table(found, *question[:2]))
         )
-    best = _make_best_table(run, favourite)
+    favourite = judgement.believed.favourite if judgement else None
+    best = _make_best_table(run, favourite, answer["config"] if answer else None)
     if best.rows:
         words = (
-            f"Sorted by {chosen.sweep.objective} on validation; ★ marks the best by posterior mean. Scores are test "
-            "means over the ok repeats. Hover over a head or a number for its meaning."
+            f"Sorted by {chosen.sweep.objective} on validation; ★ marks the configuration that the answer gives. "
+            "Scores are test means over the ok repeats. Hover over a head or a number for its meaning."
         )
         cards.append(TableCard("best", "Best configurations", words, best, folded=True))
     if question and advice and not (judgement and judgement.settings):  # the card has whole settings
@@ -363,8 +331,9 @@ def _make_tables(
 
 
 @cache_by_content
-def _make_best_table(run: Run, favourite: Favourite | None) -> TextTable:
-    return make_best_table(run.tables["trials"], choices.read_sweep(run), BEST_SHOWN, favourite, choices.find_lost(run))
+def _make_best_table(run: Run, favourite: Favourite | None, answer: str | None) -> TextTable:
+    trials, sweep = run.tables["trials"], choices.read_sweep(run)
+    return make_best_table(trials, sweep, BEST_SHOWN, favourite, choices.find_lost(run), answer)
 
 
 def _write_notes(

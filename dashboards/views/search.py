@@ -18,6 +18,7 @@ from dashboards.data.words import strip_label
 from dashboards.text.failures import Failure, group_failures, make_failure_table
 from dashboards.text.pareto import draw_front, make_front_table
 from dashboards.views import choices
+from dashboards.views.answer import find_starred
 from dashboards.views.choices import choose
 from dashboards.views.section import Control, Section, TableCard, View
 from dashboards.views.verdicts import ask
@@ -72,10 +73,11 @@ def build(run: Run, selection: Selection) -> Section:
     exponents = choose_exponents(analysis, believed.record(), chosen.noise)
     if exponents.factors:
         charts.append(draw_exponents(exponents, chosen.noise))
-    charts += _draw_knobs(run, chosen.name, chosen.split, chosen.noise)
+    answer = find_starred(run, chosen.name, believed)
+    charts += _draw_knobs(run, chosen.name, chosen.split, chosen.noise, answer)
     same = choices.compare_points(run, chosen.noise, (measure.column,))
     if len(same) > 1 and any(measure.column in p.values for p in same):
-        charts.append(draw_parallel(same, measure, NOISE[chosen.noise].unit))
+        charts.append(draw_parallel(same, measure, NOISE[chosen.noise].unit, answer))
     if (best := find_front(run)) and run.spec:
         columns = tuple(OBJECTIVES[name].column for name in run.spec.objectives)
         charts.append(draw_front(choices.group_points(run, chosen.noise, columns), best, run.spec.objectives))
@@ -88,7 +90,7 @@ def build(run: Run, selection: Selection) -> Section:
 
 
 @cache_by_content
-def _draw_knobs(run: Run, name: str, split: str, noise: str) -> list[Chart]:
+def _draw_knobs(run: Run, name: str, split: str, noise: str, answer: str | None) -> list[Chart]:
     """Return the importance of the knobs, and a contour of the two most important ones."""
     measure = choices.make_measure(run, name, split)
     points = choices.compare_points(run, noise, (measure.column,))
@@ -96,7 +98,7 @@ def _draw_knobs(run: Run, name: str, split: str, noise: str) -> list[Chart]:
     if importance is None:
         return []
     first, second = (knob for knob, _ in importance.shares[:2])
-    contour = draw_contour(points, measure, (first, second))
+    contour = draw_contour(points, measure, (first, second), answer)
     label = strip_label(measure.label)
     return [draw_importance(importance, label), *([contour] if contour else [])]
 

@@ -1,4 +1,4 @@
-"""Trials: one row each, best first. The page shows the first ones; the app shows all, with details."""
+"""Trials: one row each, the answer's first, then best first. The app shows all, with details."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dashboards.data.selection import Selection
 from dashboards.data.trial_rows import STAR, Head, filter_rows, list_heads, rank_rows
 from dashboards.text.best import Cell, TextTable
 from dashboards.views import choices, overview
+from dashboards.views.answer import find_starred
 from dashboards.views.section import Control, Section, TableCard, View
 from dashboards.views.verdicts import ask
 from sweeper.analysis.posterior import Posterior
@@ -32,14 +33,13 @@ def list_columns(run: Run, selection: Selection) -> tuple[Head, ...]:
 
 
 def list_rows(run: Run, selection: Selection) -> pa.Table:
-    """Return the trials, best first; the winner has a star."""
+    """Return the trials: those of the answer's configuration first, with a star, then best first."""
     question = overview.choose_question(run, selection)
     believed = Posterior()
     if question is not None and (judgement := ask(run, question)[0]) is not None:
         believed = judgement.believed
     chosen = choices.choose(run, selection)
-    best = overview.find_winner(run, chosen.sweep.objective, believed.favourite, believed.undecided)
-    return _rank(run, chosen.name, best["config"] if best else None)
+    return _rank(run, chosen.name, find_starred(run, chosen.sweep.objective, believed))
 
 
 @cache_by_content
@@ -60,9 +60,9 @@ def build(run: Run, selection: Selection) -> Section:
         for row in rows.slice(0, SHOWN).select([h.name for h in shown]).to_pylist()
     ]
     table = TextTable(tuple(Cell(h.text, h.doc) for h in shown), tuple(cells))
-    cut = f"The best {SHOWN} of {rows.num_rows} trials; " if rows.num_rows > SHOWN else ""
+    cut = f"The first {SHOWN} of {rows.num_rows} trials; " if rows.num_rows > SHOWN else ""
     words = f"{cut}`sweeper export DIR` writes the whole table." if cut else f"{pluralize(rows.num_rows, 'trial')}."
-    words += " ★ marks the best configuration. Click a head to sort; hover over it for its meaning."
+    words += " ★ marks the configuration that the answer gives. Click a head to sort; hover over it for its meaning."
     return Section(banners=(trouble,) if trouble else (), tables=(TableCard("trials", "Trials", words, table),))
 
 
@@ -92,4 +92,6 @@ def _make_cell(value: object) -> Cell:
     return Cell("–" if value is None else str(value))
 
 
-VIEW = View("trials", "Trials", "All trials, best first, with filter and order.", make_controls, build)
+VIEW = View(
+    "trials", "Trials", "The answer's trials first, then best first, with filter and order.", make_controls, build
+)

@@ -103,6 +103,9 @@ def fit_posterior(spec: SweepSpec, trials: pa.Table, noise: str | None = None, *
     except (SpecError, ValueError) as error:
         return Posterior(unexplained=str(error), undecided=str(error))
     posterior = _explain(spec, space, study, rows, noise or spec.noise) if explain else Posterior()
+    if posterior.explanation:
+        configs = len({r["config"] for r in rows})
+        posterior = replace(posterior, explanation=replace(posterior.explanation, trials=len(rows), configs=configs))
     return replace(posterior, assumed=known.assumed, **_find_favourite(spec, space, study, rows))
 
 

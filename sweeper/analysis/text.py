@@ -209,10 +209,17 @@ def format_posterior(record: Mapping[str, Any], noise: str) -> str:
     if record["unexplained"]:
         return wrap(f"no model of noise {noise}: {record['unexplained']}", 0)
     share = noise_share(record, noise)
-    lines = [wrap(f"the search's model of {pluralize(record['trials'], 'configuration')}: {share}", 0)]
+    lines = [wrap(f"the search's model of {count_fitted(record)}: {share}", 0)]
     lines += [wrap(hint, 0)] if (hint := describe_bounds(record.get("at_bounds", ()))) else []
     lines += [wrap(f"warning: {record['assumed']}", 0)] if record.get("assumed") else []
     return "\n".join(lines)
+
+
+def count_fitted(record: Mapping[str, Any]) -> str:
+    """Return the number of trials in the model's fit, with that of their configurations if known."""
+    trials, configs = record["trials"], record.get("configs")  # a service of an earlier version gives no `configs`
+    words = pluralize(trials, "trial")
+    return f"{words} of {pluralize(configs, 'configuration')}" if configs else words
 
 
 def describe_bounds(names: Sequence[str]) -> str:

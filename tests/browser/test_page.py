@@ -226,6 +226,12 @@ def test_the_trials_sort_filter_and_keep_their_columns(html, look):
     kept = [float(v) for v in page.evaluate(cells.format(size))]
     assert kept == sorted(v for v in sizes if v >= 64)
     assert page.locator("#left").text_content() == f"{len(kept)} of {len(sizes)}"
+    # several conditions all act, and words may stand beside them
+    page.locator("#trials input").fill("B >= 16 batch_size < 64 and noise > 0")
+    assert [float(v) for v in page.evaluate(cells.format(size))] == sorted(v for v in sizes if 16 <= v < 64)
+    page.locator("#trials input").fill("ok B > 64")
+    assert all(float(v) > 64 for v in page.evaluate(cells.format(size)))
+    page.locator("#trials input").fill("batch_size >= 64")
     # an invalid filter says so, and the rows stay
     for text, said in (("nothing >= 64", "no column begins with nothing"), ("batch_size >= many", "many is no number"),
                        ("batch_size >=", "a number must follow, as in B >= 32")):  # fmt: skip
@@ -243,6 +249,13 @@ def test_the_trials_sort_filter_and_keep_their_columns(html, look):
     assert page.evaluate(left) == pytest.approx(before, abs=1)
     top = "document.querySelector('#trials th').getBoundingClientRect().top"
     assert page.evaluate(top) == pytest.approx(scroll.bounding_box()["y"], abs=2)
+
+
+def test_no_button_sends_a_figure_to_a_server(html, look):
+    page = look(html, 1400).page
+    titles = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)")
+    assert "Zoom" in titles
+    assert not [t for t in titles if "Share" in t or "Cloud" in t]
 
 
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])

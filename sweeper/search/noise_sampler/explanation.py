@@ -37,6 +37,7 @@ class Explanation:
             predict unseen trials.
         share_low, share_high: 5 % and 95 % quantiles of that share over the hyperparameters' posterior.
         trials: Number of finished trials in the fit.
+        configs: Number of their configurations; 0 if unknown.
         at_bounds: Knobs whose best value lies at an end of their range in more than half of the draws: a wider range
             may hold a better configuration.
     """
@@ -55,6 +56,7 @@ class Explanation:
     share_high: float | None = None
     trials: int = 0
     at_bounds: tuple[str, ...] = ()
+    configs: int = 0
 
 
 @dataclass(frozen=True)

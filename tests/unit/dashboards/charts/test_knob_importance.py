@@ -54,7 +54,7 @@ def test_few_configurations_or_one_knob_have_none() -> None:
 
 def test_the_contour_peaks_where_the_score_does_and_is_blank_without_data() -> None:
     some = [p for p in points(80) if not (p.knobs["learning_rate"] > 0.03 and p.knobs["batch_size"] > 16)]
-    chart = draw_contour(some, GAIN, ("learning_rate", "batch_size"))
+    chart = draw_contour(some, GAIN, ("learning_rate", "batch_size"), some[3].config)
     figure = json.loads(chart.figure.to_json())
     surface = figure["data"][0]
     heights = np.array([[np.nan if v is None else v for v in row] for row in surface["z"]])
@@ -62,5 +62,5 @@ def test_the_contour_peaks_where_the_score_does_and_is_blank_without_data() -> N
     assert 0.01 < surface["x"][column] < 0.12
     assert np.isnan(heights[-1, -1])
     assert np.isfinite(heights[0, 0])
-    assert [t.get("name") for t in figure["data"]][1:] == ["configuration", "best"]
+    assert [t.get("name") for t in figure["data"]][1:] == ["configuration", "the answer's"]
     assert "momentum counts as scatter" in chart.caption.replace("momentum, weight decay", "momentum")

@@ -6,6 +6,7 @@ import pytest
 from dashboards.data.configurations import group_configurations, read_settings
 from dashboards.data.curves import read_merge_curves, read_search_steps, thin_curves
 from dashboards.text.best import make_best_table
+from sweeper.analysis.posterior import Favourite
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.storage import tables as store
 from tests.support.fake_sweep import BEST_NOISE, trial
@@ -85,6 +86,15 @@ def test_the_best_table_ranks_by_validation_and_reports_test(trials):
     assert all(len(r) == len(table.head) for r in table.rows)
     assert rows[0]["digest"] in table.rows[0][1].title
     assert table.head[column].title == "cross-entropy of linear merge at alpha = 1/2 on test [nat]"
+
+
+def test_the_star_of_the_best_table_is_the_answers(trials):
+    sweep = read_settings({"objective": "merged_loss", "noise": "paper"}, trials)
+    rows = sorted((r for r in trials.to_pylist() if r["outcome"] == "ok"), key=lambda r: r["merged_loss_val"])
+    model = Favourite(rows[1]["config"], 0.3, None)
+    table = make_best_table(trials, sweep, 2, model, answer=rows[3]["config"])
+    assert [r[0].text for r in table.rows] == ["1", "2 (best by the model)", "★ 4"]
+    assert table.rows[2][0].title == "the answer's configuration"
 
 
 def test_the_best_table_names_the_merge_that_was_chosen(tmp_path):

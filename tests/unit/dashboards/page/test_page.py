@@ -193,7 +193,7 @@ def test_the_card_has_the_answers_notes(tmp_path, monkeypatch):
     run = write_sweep(tmp_path / "a run", trials=12, budget=12)
     (run / "sweep.yaml").write_text(yaml.safe_dump({"space": "digits_label_noise", "objective": "gain_mean"}))
     remark = "momentum lies at the upper end: a wider range may help", "for that one: sweeper recommend X"
-    monkeypatch.setattr("dashboards.views.overview.find_remarks", lambda *_: remark)
+    monkeypatch.setattr("dashboards.views.answer.find_remarks", lambda *_: remark)
     card = re.search(r'id="use">.*?</article>', _text(write_page(run)), re.S).group()
     assert "Momentum lies at the upper end: a wider range may help." in card
     assert "For that one: <code>sweeper recommend X</code>." in card

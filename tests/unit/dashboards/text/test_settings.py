@@ -58,7 +58,11 @@ def test_whole_settings_come_by_batch_size_and_the_best_is_shown_first() -> None
 
 @pytest.mark.parametrize(
     ("name", "noise", "more"),
-    [("paper", 0.0039, "within 0.002 to 0.008"), ("paper", 0.01, "outside 0.002 to 0.008"), ("sde", 0.0039, "")],
+    [
+        ("paper", 0.0039, "within the verdict's 0.002 to 0.008"),
+        ("paper", 0.01, "outside the verdict's 0.002 to 0.008"),
+        ("sde", 0.0039, ""),
+    ],
 )
 def test_the_noise_of_the_settings_stands_beside_the_interval(name: str, noise: float, more: str) -> None:
     fit = cast(Regime, SimpleNamespace(noise=name, low=0.002, high=0.008))

@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from dashboards.charts.chart import frame_points
+from dashboards.charts.knob_importance import draw_contour
 from dashboards.charts.parallel_coordinates import draw_parallel, make_coordinates
-from dashboards.charts.posterior import draw_exponents
+from dashboards.charts.posterior import describe_posterior, draw_exponents
 from dashboards.data.curves import read_search_steps, thin_steps
 from dashboards.data.selection import Selection
 from dashboards.page.page import read_run
@@ -78,10 +79,35 @@ def test_the_best_lines_are_in_colour(sweep):
     points = choices.group_points(sweep, "paper", (GAIN,))
     chart = draw_parallel(points, choices.make_measure(sweep, "gain_mean", "val"), "1/examples")
     lines = {t.name: sum(v is None for v in t.y) for t in chart.figure.data}
-    assert lines == {"other": 51, "best tenth": 5, "best": 1}
-    best = next(t for t in chart.figure.data if t.name == "best")
-    assert best.y[6] > 0.9  # its score
+    assert lines == {"other": 51, "best tenth": 6}
+    assert "orange" not in chart.caption
     assert "Left out: 3 without a score" in chart.caption
+
+
+def test_the_orange_line_and_the_star_are_the_answers(sweep):
+    points = choices.group_points(sweep, "paper", (GAIN,))
+    measure = choices.make_measure(sweep, "gain_mean", "val")
+    answer = next(p for p in points if p.values and p.values[GAIN].mean < 0)
+    lines = {t.name: t for t in draw_parallel(points, measure, "1/examples", answer.config).figure.data}
+    assert {n: sum(v is None for v in t.y) for n, t in lines.items()} == {
+        "other": 50,
+        "best tenth": 6,
+        "the answer's": 1,
+    }
+    assert draw_contour(points, measure, ("learning_rate", "batch_size")).caption.count("★") == 0
+    contour = draw_contour(points, measure, ("learning_rate", "batch_size"), answer.config)
+    star = next(t for t in contour.figure.data if t.name == "the answer's")
+    assert list(star.x) == [pytest.approx(answer.knobs["learning_rate"], rel=1e-3)]
+    assert f"★ the answer's configuration ({answer.values[GAIN].mean:.3g})" in contour.caption
+
+
+def test_the_posterior_says_which_best_noise_to_use():
+    posterior = ((0.01, 0.25), (0.02, 0.5), (0.04, 0.25))
+    found = Explanation("paper", {}, optimum=0.02, optimum_low=0.01, optimum_high=0.04, posterior=posterior, trials=60,
+                        configs=44)  # fmt: skip
+    words = describe_posterior(found)
+    assert words.startswith("Model of 60 trials of 44 configurations from any sampler: best noise 0.02,")
+    assert "the one to use is the verdict's" in words
 
 
 def test_exponents_stand_beside_the_definitions():

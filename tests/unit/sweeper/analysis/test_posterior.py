@@ -50,9 +50,16 @@ def test_the_text_names_knobs_whose_best_value_lies_at_an_end(believed: Posterio
     assert "at an end" not in format_posterior({**record, "at_bounds": ()}, "paper")
 
 
+def test_repeats_are_trials_and_no_configurations(believed: Posterior) -> None:
+    record = {**believed.record(), "trials": 60, "configs": 44}
+    assert format_posterior(record, "paper").startswith("the search's model of 60 trials of 44 configurations: ")
+    del record["configs"]
+    assert format_posterior(record, "paper").startswith("the search's model of 60 trials: ")
+
+
 def test_the_text_sets_the_fitted_exponents_beside_the_definition(believed: Posterior) -> None:
     text = format_posterior(believed.record(), "paper")
-    assert text.startswith("the search's model of 40 configurations: noise paper accounts for ")
+    assert text.startswith("the search's model of 40 trials of 40 configurations: noise paper accounts for ")
     assert "best noise" not in text  # `status` prints that of the regime
     assert re.search(
         r"noise paper accounts for (> )?\d+ % \(90 % interval (> )?\d+ to (> )?\d+ %\) of the explained variance",

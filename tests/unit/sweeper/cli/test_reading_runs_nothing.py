@@ -84,7 +84,7 @@ def test_no_reader_executes_the_space_file(
     out, err = capsys.readouterr()
     assert "a reader executed me" not in out + err
     if command == "status RUN":
-        assert "the search's model of 12 configurations: " in out
+        assert "the search's model of 12 trials of 12 configurations: " in out
     if command == "best RUN --json":
         assert json.loads(out)["best"]["posterior_mean"] is not None
 

@@ -186,7 +186,7 @@ def make_chart(
         id=part("graph"),
         figure=make_figure_json(shown.figure, theme, f"{name} {revision}"),
         config=config,
-        style={"height": f"{shown.height}px"},
+        style={"height": f"{shown.height}px", "minWidth": f"{shown.least_width}px"},
         className="plot",
     )
     look = look or ("card wide" if shown.wide else "card")

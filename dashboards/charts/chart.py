@@ -17,6 +17,8 @@ from dashboards.data.words import name_column
 from sweeper.formatting import name_knob, pluralize
 
 HOVER_WIDTH = 56
+LEAST_WIDTH = 640
+"""Least width in pixels of a figure with many texts side by side."""
 SYMBOLS = {
     "diverged": "x",
     "not_viable": "diamond",
@@ -63,6 +65,7 @@ class Chart:
         height: Height in pixels.
         wide: Whether it takes the full width of the page.
         folded: Whether it shows its title only until the reader opens it.
+        least_width: Least width in pixels: on a narrower screen the card scrolls; 0 for any width.
     """
 
     key: str
@@ -72,6 +75,7 @@ class Chart:
     height: int = 430
     wide: bool = False
     folded: bool = False
+    least_width: int = 0
 
 
 def arrange(charts: Sequence[Chart]) -> list[Chart]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dashboards.charts.axes import round_to, shorten
+from dashboards.charts.axes import round_to, shorten, wrap_title
 from dashboards.charts.chart import Chart, Measure, describe, finish, frame_points, make_figure, make_markers
 from dashboards.charts.knob_axes import Axis, make_axis, read_knob, scale_places, varies
 from dashboards.charts.theme import BLUE, GREY, VERMILLION
@@ -82,7 +82,9 @@ def draw_importance(importance: Importance, label: str) -> Chart:
         cliponaxis=False,
         hoverinfo="skip",
     )
-    figure.update_xaxes(title={"text": "share of the explained variance [%]"}, range=[0, 1.15 * max(shares[0] or 1, 1)])
+    figure.update_xaxes(
+        title={"text": wrap_title("share of the explained variance [%]")}, range=[0, 1.15 * max(shares[0] or 1, 1)]
+    )
     figure.update_yaxes(autorange="reversed")
     words = (
         f"Share of the variance of {label} that each knob explains alone, by functional ANOVA over a random forest of "

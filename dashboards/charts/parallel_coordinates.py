@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dashboards.charts.axes import place_ticks, round_to, shorten
-from dashboards.charts.chart import Chart, Measure, frame_points, make_figure, thin_points
+from dashboards.charts.chart import LEAST_WIDTH, Chart, Measure, frame_points, make_figure, thin_points
 from dashboards.charts.knob_axes import make_axis, read_knob, scale_places, varies
 from dashboards.charts.theme import BLUE, GREY, VERMILLION
 from dashboards.data.configurations import Array, ConfigPoint, list_knobs
@@ -125,7 +125,8 @@ def draw_parallel(points: Sequence[ConfigPoint], measure: Measure, noise_unit: s
     figure.update_layout(annotations=texts, shapes=[upright | {"x0": at, "x1": at} for at in range(len(axes))])
     figure.update_xaxes(tickvals=list(range(len(axes))), ticktext=[c.title for c in axes], side="bottom",
                        range=[-0.15, len(axes) - 0.35], showgrid=False, zeroline=False, showline=False,
-                       tickfont={"size": 12.5}, title={"text": "knobs, noise and score"})  # fmt: skip
+                       tickfont={"size": 12.5}, tickangle=0, automargin=True,
+                       title={"text": "knobs, noise and score"})  # fmt: skip
     if len(axes) > ABREAST:
         # a phone has no room for so many texts side by side
         upright_texts = [c.title.replace("<br>", " ") for c in axes]
@@ -135,7 +136,9 @@ def draw_parallel(points: Sequence[ConfigPoint], measure: Measure, noise_unit: s
     text += f"{', the answer in orange' if starred else ''}; good scores are at the top."
     if left := sum(measure.column not in p.values for p in points):
         text += f" Left out: {left} without a score."
-    return Chart("parallel", "All knobs at once", " ".join(filter(None, (text, notice))), figure, height=460, wide=True)
+    text = " ".join(filter(None, (text, notice)))
+    width = 0 if len(axes) > ABREAST else LEAST_WIDTH
+    return Chart("parallel", "All knobs at once", text, figure, height=460, wide=True, least_width=width)
 
 
 def _make_lines(axes: Sequence[Coordinate], group: Sequence[int]) -> tuple[list[float | None], list[float | None]]:

@@ -25,7 +25,7 @@ def draw_progress(steps: Sequence[SearchStep], measure: Measure, noise_label: st
     _add_objective(figure, steps, measure, view)
     _add_noise(figure, steps, measure.column)
     noises = [v for s in steps for v in (s.noise, s.optimum) if v is not None and v > 0]
-    figure.update_xaxes(title={"text": "configuration, in the order of the search"}, row=2)
+    figure.update_xaxes(title={"text": wrap_title("configuration, in the order of the search")}, row=2)
     figure.update_yaxes(title={"text": wrap_title(measure.label)}, range=[view.low, view.high], row=1)
     figure.update_yaxes(make_log_axis(noises, wrap_title(noise_label), most=6), row=2)
     clipped = sum(s.value is not None and not view.shows(s.value) for s in steps)

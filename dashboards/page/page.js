@@ -14,7 +14,7 @@
     });
     // panels side by side do not fit a phone: the card scrolls
     const first = spec.layout.xaxis && spec.layout.xaxis.domain;
-    place.style.minWidth = spec.layout.xaxis2 && first && first[1] < 0.9 ? "640px" : "";
+    place.style.minWidth = spec.layout.xaxis2 && first && first[1] < 0.9 ? "640px" : place.dataset.least ? place.dataset.least + "px" : "";
     spec.layout.height = place.clientHeight;
     spec.layout.template = dark.matches ? themes.dark : themes.light;
     Plotly.react(place, spec.data, spec.layout, CONFIG);

@@ -11,6 +11,7 @@ import numpy as np
 from dashboards.charts.alignment import Alignment, rank_orderings, smooth_curve
 from dashboards.charts.axes import Window, round_to, shorten
 from dashboards.charts.chart import (
+    LEAST_WIDTH,
     Chart,
     DrawnPanel,
     Measure,
@@ -201,7 +202,8 @@ def draw_ranking(alignments: Sequence[Alignment], noise: str) -> Chart:
     below = sum(a.r2 < -0.5 for a in alignments)
     words = f"{R2} along one axis alone, for the {alignments[0].n} with all noises: {HOW}. 0 is as good as the mean."
     words += f" {below} below −0.5 appear at −0.5." if below else ""
-    return Chart("ranking", "R² per noise and knob", words, finish(figure), height=140 + 26 * len(alignments))
+    height = 140 + 26 * len(alignments)
+    return Chart("ranking", "R² per noise and knob", words, finish(figure), height, least_width=LEAST_WIDTH)
 
 
 def make_controls(run: Run, selection: Selection) -> tuple[Control, ...]:

@@ -273,7 +273,11 @@ def test_a_figure_of_several_panels_scrolls_on_a_phone(html, look):
     page = look(html, 390).page
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     width = "document.querySelector('#plot-{} .main-svg').getBoundingClientRect().width"
-    assert page.evaluate(width.format("collapse")) >= 640
+    for name in ("collapse", "parallel", "ranking"):
+        assert page.evaluate(width.format(name)) >= 640
+    assert not [
+        t for t in page.evaluate(CUT_TEXTS) if t.split(":")[0][5:] in ("progress", "importance", "parallel", "ranking")
+    ]
     assert page.evaluate(width.format("progress")) <= 390
 
 

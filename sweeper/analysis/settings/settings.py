@@ -150,6 +150,10 @@ def format_settings(found: Sequence[Settings]) -> str:
     lines = [f"Use these settings ({describe_aim(first.objective, first.split)}):"]
     for start in range(0, len(found), _ABREAST):
         lines.append(_format_columns(found[start : start + _ABREAST]))
+    if any(settings.confirmed for settings in found):
+        lines.append(
+            "Trust the confirmed scores: predictions are of validation, where the best of many looks too good."
+        )
     if first.objective in _NOT_THE_MODEL:
         lines.append("The largest gain is not the best model: --objective merged_loss gives its settings.")
     said: dict[str, list[str]] = {}

@@ -18,6 +18,7 @@ from dashboards.app.source import SourceFolders, SweepSource
 from dashboards.app.validation import DrawRequest, RowsRequest, Text, Theme, guard, validate
 from dashboards.data.folders import Live
 from dashboards.page.html import read_style, render_template
+from dashboards.views.trials import InvalidFilterError
 from sweeper.errors import SpecError
 
 TICK_MS = 1000
@@ -102,6 +103,8 @@ def make_app(live: Live, source: SweepSource | None = None) -> Dash:
         headers = {"Content-Disposition": "attachment; filename=trials.csv"}
         try:
             content = app.export_csv(flask.request.query_string.decode(errors="replace"))
+        except InvalidFilterError as error:
+            return flask.Response(f"{error}\n", status=400, mimetype="text/plain")
         except SpecError as error:
             return flask.Response(f"{error}\n", status=404, mimetype="text/plain")
         if content is None:

@@ -348,7 +348,8 @@ class App:
         """Return the filtered and sorted trials of an address with all columns, as CSV; None without a run.
 
         Raises:
-            SpecError: The run cannot be read, or the filter or the order is invalid.
+            SpecError: The run cannot be read.
+            InvalidFilterError: The filter or the order is invalid.
         """
         selection, _ = self.parse_query(search)
         run = self.read_run(search)

@@ -64,7 +64,7 @@ def serve(places: Sequence[str], host: str, port: int, noise: str | None = None,
     sys.setswitchinterval(1e-3)  # requests must not wait for the thread that computes a verdict
     live = Live(open_folders(places, noise))
     for run in live.runs(list(live.folders)).values():
-        if not run.spec and not run.trials.num_rows:
+        if not run.spec and not run.tables["trials"].num_rows:
             raise SpecError(f"{run.place} holds no sweep; name the folder that `sweeper run --out` wrote")
     app = make_app(live)
     app.server.after_request(compress_response)

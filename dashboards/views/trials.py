@@ -72,17 +72,21 @@ def find_troubles(run: Run, selection: Selection) -> tuple[str, ...]:
     return (trouble,) if trouble else ()
 
 
+class InvalidFilterError(SpecError):
+    """An address holds a filter or an order that is none."""
+
+
 def select_rows(run: Run, selection: Selection) -> pa.Table:
     """Return the trials that an address selects, best first, with all columns.
 
     Raises:
-        SpecError: The filter or the order is invalid.
+        InvalidFilterError: The filter or the order is invalid.
     """
     if not run.tables["trials"].num_rows:
         return run.tables["trials"]
     rows, trouble = filter_rows(list_rows(run, selection), selection.filter, selection.sort)
     if trouble:
-        raise SpecError(f"{trouble.partition(', so ')[0]}: remove it from the address")
+        raise InvalidFilterError(f"{trouble.partition(', so ')[0]}: remove it from the address")
     return rows.drop_columns(STAR)
 
 

@@ -151,7 +151,10 @@ def test_a_run_is_refused_with_the_line_and_an_old_folder_stays_readable(
     assert not (tmp_path / "run").exists()
     assert main(["run", "synthetic", "--set", "augmentation=\u202eflip", "--out", str(tmp_path / "run")]) == 2
     assert "fixed.augmentation must not hold control or format characters" in capsys.readouterr().err
-    assert main(["merge", "--models", "a", "b", "--space", "synthetic", "--set", "augmentation=\u202eflip"]) == 2
+    models = [str(tmp_path / name) for name in "ab"]
+    for model in models:
+        Path(model).touch()
+    assert main(["merge", "--models", *models, "--space", "synthetic", "--set", "augmentation=\u202eflip"]) == 2
     assert "fixed.augmentation must not hold control or format characters" in capsys.readouterr().err
     assert main(["status", str(stored)]) == 0
 

@@ -41,7 +41,7 @@ def test_a_pooled_optimum_over_a_knob_that_moves_it_says_so() -> None:
     assert [math.log(a.optimum / BEST) for a in moved.at] == pytest.approx([-1.6, 0.0, 1.6], abs=0.35)
     assert f"; differs by λ: 0.0001: {moved.at[0].optimum:.3g} ({moved.at[0].low:.3g} to" in found.message
     analysis = analyse(rows, draws=30)
-    assert "; it differs by λ: 0.0001: " in analysis.sentences[0]
+    assert " It differs by λ: 0.0001: " in analysis.sentences[0]
     assert analysis.record()["regime"]["moved"][0]["knob"] == "weight_decay"
     assert R2 in " ".join(analysis.sentences)
 

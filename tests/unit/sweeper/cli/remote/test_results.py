@@ -9,6 +9,7 @@ import pytest
 
 from sweeper.client import Client
 from sweeper.client.archive import pack_folder
+from sweeper.formatting import show_path
 from tests.support.fake_service import FakeService, sweep
 from tests.support.service_answers import BEST, FIRST, WINNER, Sweeper, refused
 from tests.support.trial_rows import trial
@@ -38,7 +39,7 @@ def test_results_are_downloaded(service: FakeService, sweeper: Sweeper, tmp_path
     assert "a table" in out
     assert (tmp_path / "w.safetensors").read_bytes() == b"weights"
     assert "model.load_state_dict(load_file('w.safetensors'))" in (tmp_path / "w.md").read_text()
-    assert f"card:                {tmp_path / 'w.md'}" in out
+    assert f"card:                {show_path(tmp_path / 'w.md')}" in out
     code, _, err = sweeper("best", "synthetic-1", "--save", "w", "--rank", "4")
     assert (code, "--rank needs a folder of a language model as --save, got w of model small_cnn" in err) == (2, True)
     code, _, err = sweeper("best", "synthetic-1", "--rank", "4")

@@ -142,7 +142,7 @@ def test_the_report_and_the_pages_name_the_sweep_and_the_server_as_it_was_reache
     for url in ("http://localhost:8000", "http://127.0.0.1:9"):
         report = TestClient(api, base_url=url).get(f"/v1/sweeps/{done}/report").text
         _clean(service, report)
-        assert f"sweeper extend {done} --objective merged_loss --server {url}</code>" in report
+        assert f"sweeper extend {done} --server {url}</code>" in report
         assert "junk.parquet" in report
     reader = Reader(SimpleNamespace(api=api))  # type: ignore[arg-type]
     from dashboards.views import VIEWS

@@ -109,9 +109,10 @@ def set_defaults(sweep: PreparedSweep, stored: Mapping[str, Any] | None = None) 
 
 def find_objective(sweep: PreparedSweep) -> str:
     """Return the first objective of a sweep: its own, or the default of its trials."""
-    spec = sweep.spec
-    several = "objective" not in spec.model_fields_set and sweep.corners[0].pair_kind == "tasks"
-    return "chosen_normalised_accuracy" if several else spec.objective
+    spec, trial = sweep.spec, sweep.corners[0]
+    if "objective" in spec.model_fields_set or trial.pair_kind != "tasks":
+        return spec.objective
+    return "gain_tasks" if trial.is_language_model else "chosen_normalised_accuracy"
 
 
 def find_default_noise(sweep: PreparedSweep) -> str:

@@ -51,8 +51,8 @@ class SweepSpec(BaseModel):
     objective: str = option(
         "merged_loss",
         "Score to optimise, on validation: `merged_loss`, `merged_accuracy`, `gain_mean`, `gain_best`, `barrier`, or "
-        "`cost` in device seconds; with several tasks also `gain_tasks`, `normalised_accuracy`, "
-        "`chosen_normalised_accuracy` (the default in pair_kind `tasks`) and `worst_normalised_accuracy`. The first of "
+        "`cost` in device seconds; with several tasks also `gain_tasks` (the default of text), `normalised_accuracy`, "
+        "`chosen_normalised_accuracy` (of images) and `worst_normalised_accuracy`. The first of "
         "several objectives ranks the trials.",
         "search",
         metavar="NAME",

@@ -84,14 +84,15 @@ def _plain(key: str) -> str:
     return key.replace(_BASE, ".")
 
 
-def adapt(model: nn.Module, settings: Mapping[str, Any], seed: int, classes: int) -> AdaptedModule:
+def adapt(model: nn.Module, settings: Mapping[str, Any], seed: int, classes: int | None) -> AdaptedModule:
     """Return a module with LoRA adapters beside a plain one, which stays as it is.
 
     Args:
         model: Plain module; its linear layers are those of torch or GPT-2.
         settings: Field `adapter` of a trial.
         seed: Seed of the factors A.
-        classes: Number of logits; by default every linear layer but the one that computes them is adapted.
+        classes: Number of logits; by default every linear layer but the one that computes them is adapted. None takes
+            the last linear layer for it.
 
     Raises:
         ValueError: The package peft is not installed, or `targets` match no linear layer, or a tied one.
@@ -140,7 +141,7 @@ def _libraries() -> tuple[Any, Any]:
     return peft, pytorch_utils
 
 
-def _choose_layers(model: nn.Module, layers: Sequence[str], targets: Sequence[str], classes: int) -> list[str]:
+def _choose_layers(model: nn.Module, layers: Sequence[str], targets: Sequence[str], classes: int | None) -> list[str]:
     if not targets:
         head = head_of(model, classes)
         if not (found := [n for n in layers if n != head]):

@@ -162,7 +162,7 @@ def add_models(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> str |
             if spec.base.steps or spec.held_dtype == spec.dtype:
                 model = model.to(dtype)  # before the values of the file, so that they keep this precision
             if spec.weights and not pretrained:
-                state, loaded = load_start(model, spec.weights, head_of(model, task.data.classes))
+                state, loaded = load_start(model, spec.weights, head_of(model, _count_logits(task)))
                 model.load_state_dict(state)
         # so that scores do not depend on whether the module has trained in this process
         layout: dict[str, Any] = {"memory_format": torch.channels_last} if runtime.device.startswith("cuda") else {}
@@ -175,6 +175,11 @@ def add_models(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> str |
         for other in tasks[1:]:
             _tie(tasks[0], other)
     return loaded
+
+
+def _count_logits(task: Task) -> int | None:
+    # the vocabulary of a language model may be larger than that of its tokenizer
+    return None if task.data.context is not None else task.data.classes
 
 
 def add_adapters(spec: PairSpec, tasks: Sequence[Task]) -> None:
@@ -194,7 +199,7 @@ def add_adapters(spec: PairSpec, tasks: Sequence[Task]) -> None:
             hold(task.model, held)
             names = dict(task.model.named_parameters(remove_duplicate=False))
             task.base = {k: widen(v.to(held)) if k in names else v for k, v in task.base.items()}
-        task.adapted = adapt(task.model, settings, stream(spec.base_digest, "adapter"), task.data.classes)
+        task.adapted = adapt(task.model, settings, stream(spec.base_digest, "adapter"), _count_logits(task))
 
 
 def _tie(first: Task, second: Task) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from search_spaces import load
 from sweeper import SweepSpec
-from sweeper.config.prepared import prepare, set_defaults
+from sweeper.config.prepared import find_objective, prepare, set_defaults
 from sweeper.config.trials import FEWEST_STEPS, build, measure_share, shorten
 from sweeper.errors import SpecError
 from sweeper.runner.preflight import check_sweep
@@ -131,3 +131,14 @@ def test_repeats_that_cannot_train_as_one_stack_train_one_by_one(reason: str) ->
         check_sweep(asked)
     assert str(caught.value) == f"stack on trains repeats as one, which trials {reason} cannot: use --stack off"
     assert check_sweep(asked.with_spec(repeats=1)).constants["examples"] == 720
+
+
+def test_the_default_objective_of_tasks_is_a_loss_for_text() -> None:
+    corpora = [{"name": "text", "options": {"path": p, "context": 8}} for p in ("a.txt", "b.txt")]
+    text = {"pair_kind": "tasks", "datasets": corpora, "dataset": "", "dataset_options": {}}
+    sweep = prepare(SweepSpec.checked({"space": "shakespeare_gpt", "fixed": text}))
+    assert find_objective(sweep) == "gain_tasks"
+    images = prepare(SweepSpec.checked({"space": "image_tasks"}))
+    assert find_objective(images) == "chosen_normalised_accuracy"
+    asked = prepare(SweepSpec.checked({"space": "image_tasks", "objective": "merged_loss"}))
+    assert find_objective(asked) == "merged_loss"

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import search_spaces
 from tests.support.model_folders import load, tiny_llama
 from trainables.pair.run import run_pair
 from trainables.pair.setup import inspect, prepare
 from trainables.runtime import Runtime
-from trainables.spec import PairSpec, adapter_settings
+from trainables.spec import BaseSpec, PairSpec, adapter_settings
 
 TRIAL: dict[str, Any] = {
     "dataset": "text", "model": "gpt", "learning_rate": 0.01, "batch_size": 8, "steps": 6, "optimizer": "adamw",
@@ -63,6 +64,26 @@ def test_a_model_folder_takes_adapters(trial: PairSpec, tmp_path: Path) -> None:
     data = {**trial.dataset_options, "tokenizer": "bytes"}
     params = {"learning_rate": 0.01, "batch_size": 8, "weight_decay": 0.01, "beta2": 0.99}
     output = run_pair(space.build(params, model=f"hf:{folder}", dataset_options=data, steps=3), Runtime(measure=0))
+    assert output.result.outcome == "ok", output.result.outcome_detail
+    assert output.weights is not None
+    before = load(folder).state_dict()
+    moved = {k for k, v in output.weights.items() if not torch.equal(v, before[k])}
+    assert moved == {k for k, v in before.items() if v.dim() == 2 and "embed" not in k and "head" not in k}
+
+
+def test_a_model_folder_may_have_a_larger_vocabulary_than_its_tokenizer(trial: PairSpec, tmp_path: Path) -> None:
+    letters = {chr(97 + i): i for i in range(26)}
+    tokenizer = Tokenizer(models.WordLevel({**letters, "<unk>": 26}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    (tmp_path / "letters").mkdir()
+    tokenizer.save(str(tmp_path / "letters" / "tokenizer.json"))
+    folder = tiny_llama(tmp_path / "model", 0, vocab_size=32)
+    data = {**trial.dataset_options, "tokenizer": str(tmp_path / "letters")}
+    padded = replace(
+        trial, model=f"hf:{folder}", model_options={}, dataset_options=data, base=BaseSpec(steps=0), steps=3
+    )
+    assert inspect([padded], Runtime()) == 64
+    output = run_pair(padded, Runtime(measure=0))
     assert output.result.outcome == "ok", output.result.outcome_detail
     assert output.weights is not None
     before = load(folder).state_dict()

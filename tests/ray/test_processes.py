@@ -135,7 +135,8 @@ def test_a_killed_extension_continues_as_planned(
     run = tmp_path / "run"
     complete(driver("run", write_spec(sampler="qmc", runner="inline", trials=6), "--out", str(run)))
     before = {r["digest"] for r in read_trials(run).to_pylist()}
-    process = driver("extend", str(run), "--noises", "6", "--repeats", "1", "--runner", "ray")
+    wanted = "--objective", "gain_mean"  # it needs more trials than the sweep's own
+    process = driver("extend", str(run), *wanted, "--noises", "6", "--repeats", "1", "--runner", "ray")
     wait_for_parts(run, 8, process)
     process.kill()
     process.wait()
@@ -143,7 +144,7 @@ def test_a_killed_extension_continues_as_planned(
     planned = {PairSpec.from_mapping(s).digest for p in plan for s in p["specs"]}
     assert len(planned) > 3
     kept = {p.name: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
-    complete(driver("extend", str(run)))
+    complete(driver("extend", str(run), *wanted))
     rows = read_trials(run).to_pylist()
     assert sorted(r["digest"] for r in rows) == sorted(before | planned)
     assert {r["sampler"] for r in rows if r["digest"] in planned} == {"extend"}

@@ -204,7 +204,7 @@ def test_a_configuration_with_a_diverged_repeat_does_not_win(tmp_path):
         tables.write(tmp_path, trial(number))
     best = max(read_trials(tmp_path).to_pylist(), key=lambda r: r["gain_mean_loss_val"])["number"]
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({"objective": "gain_mean"}))
-    first = r'id="best".*?<tbody><tr><td>1</td><td[^>]*>(\d+)</td>'
+    first = r'id="best".*?<tbody><tr><td[^>]*>(?:★ )?1</td><td[^>]*>(\d+)</td>'
     assert re.search(first, _text(write_page(tmp_path)), re.S).group(1) == str(best)
     tables.write(tmp_path, trial(best, repeat=1, outcome="diverged", scores={}))
     assert re.search(first, _text(write_page(tmp_path)), re.S).group(1) != str(best)

@@ -27,7 +27,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     return UnknownName(f"unknown {kind} {name!r}; {_hint(name, known)}")
 
 
-SHORT = {
+_SHORT = {
     "lr": "learning_rate", "bs": "batch_size", "wd": "weight_decay", "eta": "learning_rate", "mu": "momentum",
     "lambda": "weight_decay", "optim": "optimizer", "arch": "model", "data": "dataset",
 }  # fmt: skip
@@ -37,7 +37,7 @@ SHORT = {
 def _hint(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    if (full := SHORT.get(name.lower())) in names and full not in near:
+    if (full := _SHORT.get(name.lower())) in names and full not in near:
         near = [str(full), *near]
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
 

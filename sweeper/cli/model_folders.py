@@ -113,9 +113,9 @@ def _write(args: Arguments, target: Path) -> dict[str, Any]:
 
 
 def _open_base(path: Path) -> ModelFolder:
-    from trainables.models.model_folders import ADAPTER_CONFIG, CONFIG, open_model_folder
+    from trainables.models.model_folders import is_adapter_alone, open_model_folder
 
-    if (path / ADAPTER_CONFIG).is_file() and not (path / CONFIG).is_file():
+    if is_adapter_alone(path):
         raise ValueError(f"--base must be a whole model, got the adapter {path}; give the model that it was trained on")
     return open_model_folder(path)
 

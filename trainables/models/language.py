@@ -17,6 +17,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from trainables.models.model_folders import is_adapter_alone
 from trainables.models.tensors import hold, list_some
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -137,7 +138,7 @@ def pretrained(
             f"model 'hf:{where}' is no folder on this machine; give the path of one, or set --download for a hub name"
         )
     source = str(folder) if local else where
-    if local and (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+    if local and is_adapter_alone(folder):
         raise ValueError(f"model 'hf:{where}' must be a whole model, got an adapter; give the model it was trained on")
     if local and not (folder / "config.json").is_file():
         raise ValueError(f"model 'hf:{where}' must name a folder of transformers, but it has no config.json")

@@ -134,6 +134,11 @@ def is_model_folder(path: Path) -> bool:
     return (path / CONFIG).is_file() or (path / ADAPTER_CONFIG).is_file()
 
 
+def is_adapter_alone(path: Path) -> bool:
+    """Return whether a folder holds an adapter and no whole model."""
+    return (path / ADAPTER_CONFIG).is_file() and not (path / CONFIG).is_file()
+
+
 def open_model_folder(path: Path) -> ModelFolder:
     """Return a model folder after a look at the headers of its files.
 

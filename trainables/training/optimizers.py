@@ -26,6 +26,8 @@ Build = Callable[["list[Tensor]", PairSpec], "Optimizer"]
 _BETAS = tuple(float(f.default) for f in fields(PairSpec) if f.name in ("beta1", "beta2"))  # pyright: ignore[reportArgumentType]
 # devices with fused kernels in every supported torch
 _FUSED = ("cpu", "cuda", "mps", "xpu")
+UNFUSED = ("foreach", "differentiable")
+"""Options of torch's optimizers that rule fused kernels out."""
 # timm's names with `c` scale the decay with the learning rate; in the stable phase they equal the others
 _FAMILIES = {
     **dict.fromkeys(("sgd", "momentum", "nesterov"), "sgd"),
@@ -170,7 +172,7 @@ def check_defined(noise: str, optimizer: str) -> None:
 
 
 def _can_fuse(parameters: list[Tensor], spec: PairSpec) -> bool | None:
-    if any(spec.optimizer_options.get(o) for o in ("foreach", "differentiable")):
+    if any(spec.optimizer_options.get(o) for o in UNFUSED):
         return None
     return all(p.device.type in _FUSED and p.is_floating_point() for p in parameters)
 

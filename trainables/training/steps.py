@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainables.spec import PairSpec
 from trainables.tasks.batches import Batch
 from trainables.training.members import Members
+from trainables.training.optimizers import UNFUSED
 from trainables.training.ranks import Ranks
 from trainables.training.torch_settings import small_convolutions
 
@@ -23,7 +24,6 @@ WARMUP = 3
 """Steps before the recorded one: the optimizer makes its state in the first, and cuDNN its choices."""
 _RECORDED = ("sgd", "adamw")
 """Optimizers whose fused kernels take the learning rate from the device."""
-_UNFUSED = ("foreach", "differentiable")
 _REASON = 200
 """Characters of torch's message, at most."""
 
@@ -55,7 +55,7 @@ def find_obstacle(spec: PairSpec, device: torch.device | None = None, ranks: Ran
         return "compile false, got true"
     if spec.optimizer not in _RECORDED:
         return f"optimizer {' or '.join(_RECORDED)}, got {spec.optimizer}"
-    if option := next((o for o in _UNFUSED if spec.optimizer_options.get(o)), None):
+    if option := next((o for o in UNFUSED if spec.optimizer_options.get(o)), None):
         return f"optimizer_options without {option}, got {dict(spec.optimizer_options)}"
     if spec.noise_schedule.get("by") == "batch_size":
         return "batches of one size, got noise_schedule.by batch_size"

@@ -128,7 +128,7 @@ def draw_parallel(points: Sequence[ConfigPoint], measure: Measure, noise_unit: s
                        tickfont={"size": 12.5}, tickangle=0, automargin=True,
                        title={"text": "knobs, noise and score"})  # fmt: skip
     if len(axes) > ABREAST:
-        # a phone has no room for so many texts side by side
+        # a phone is too narrow for these texts side by side
         upright_texts = [c.title.replace("<br>", " ") for c in axes]
         figure.update_xaxes(ticktext=upright_texts, tickangle=-90, automargin=True, title=None)
     figure.update_yaxes(visible=False, range=[-0.04, 1.06])

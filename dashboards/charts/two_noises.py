@@ -241,7 +241,7 @@ CHILDREN_MAP = NoiseMap(
 
 
 def draw_map(pairs: Sequence[NoisePair], measure: Measure, noise_label: str, words: NoiseMap) -> Chart | None:
-    """Draw a score over two noises as a map: the mean of each cell, and its number of viable pairs.
+    """Draw a score over two noises as a map: a cell shows the mean of its viable pairs and their number.
 
     Args:
         pairs: Configurations with both noises.

@@ -215,7 +215,7 @@ def _make_methods(run: Run, noise: str) -> tuple[TableCard, ...]:
     words = (
         *describe_remedies(remedies),
         "The table has the test loss of every method along the noise, with the coefficient that validation chooses.",
-        "Its best noises are those of each method's test loss; the one to use is the verdict's, on the overview.",
+        "Its best noises minimise the test loss of a method; the one to use is the verdict's, on the overview.",
     )
     return (TableCard("merge-methods", "Noise and merge method", " ".join(words), make_methods_table(curves)),)
 

@@ -30,7 +30,7 @@ class Size:
     Attributes:
         fields: Space -> fields that replace its own; the models keep the size of the space.
         batches: Space -> batch sizes.
-        megabytes: Size of each corpus.
+        megabytes: Size of a corpus [MB].
         words: Vocabulary of the tokenizer beside the adapters' base.
         base: Options of the adapters' base, a Llama.
     """

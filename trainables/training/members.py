@@ -286,7 +286,7 @@ def second_moments(
         members: The members.
         optimizer: Their optimizer.
         device: Device of the computation; None is that of training.
-        change: What becomes of each moment, before the next one is computed.
+        change: Function of one moment, applied before the next one is computed.
 
     Source: Kingma & Ba 2015, arXiv 1412.6980, algorithm 1.
     """

@@ -95,7 +95,7 @@ def find_remedies(trials: pa.Table, merges: pa.Table, noise: str, curves: Sequen
 
 
 def describe_remedies(remedies: Sequence[Remedy]) -> tuple[str, ...]:
-    """Return the answer to `QUESTION` in one sentence, then the numbers of each side; empty without remedies."""
+    """Return the answer to `QUESTION` in one sentence, then the numbers per side; empty without remedies."""
     if not remedies:
         return ()
     words = {"low": "too little", "high": "too much"}

@@ -15,7 +15,7 @@ from dashboards.text.best import Cell, TextTable
 from dashboards.text.settings import Fact
 from dashboards.text.trial_details import Details
 from dashboards.views.overview import BATCH_SIZE
-from dashboards.views.section import Control, Hero, Section, TableCard, Tile, split_prose
+from dashboards.views.section import Control, Hero, Section, TableCard, Tile, count_notes, split_prose
 from sweeper.analysis.scorecard.badge import Badge
 
 FORMATS = ("PNG", "SVG")
@@ -94,7 +94,7 @@ def make_badge(badge: Badge) -> list[Component]:
 
 def make_settings(hero: Hero) -> list[Component]:
     """Return the settings to use with the answer's notes, or why there are none."""
-    notes = [html.P(format_inline(n), className="soft note") for n in hero.notes]
+    notes = _make_caveats((*(hero.settings.notes if hero.settings else ()), *hero.notes))
     if hero.settings is None:
         return [html.P(format_inline(hero.trouble), className="soft"), *notes]
     choice = hero.settings.choices[hero.settings.chosen]
@@ -113,9 +113,16 @@ def make_settings(hero: Hero) -> list[Component]:
                 html.P(choice.note, className="soft warns" if choice.warns else "soft"),
             ]
         ),
-        *(html.P(n, className="soft note") for n in hero.settings.notes),
         *notes,
     ]
+
+
+def _make_caveats(notes: Sequence[str]) -> list[Component]:
+    """Return the notes of the card, which fold on a phone; nothing without any."""
+    if not notes:
+        return []
+    lines = [html.P(format_inline(n), className="soft note") for n in notes]
+    return [html.Details([html.Summary(count_notes(len(notes)), className="soft"), *lines], className="caveats")]
 
 
 def refresh_parts(content: Section, view: str, theme: str, revision: str) -> dict[tuple[str, str], Any]:

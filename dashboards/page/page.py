@@ -16,7 +16,7 @@ from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
 from dashboards.page.html import embed_json, read_asset, render_template
 from dashboards.views import VIEWS, choices, overview
-from dashboards.views.section import Section, View, split_prose
+from dashboards.views.section import Section, View, count_notes, split_prose
 from dashboards.views.verdicts import Judgement, judge
 from sweeper.storage.location import Place, file_of, place_of
 from sweeper.storage.tables import SkippedPart
@@ -150,6 +150,7 @@ def render_page(run: Run, content: Mapping[str, tuple[View, Section]]) -> str:
         banners=run.skipped,
         content=list(content.values()),
         split_prose=split_prose,
+        count_notes=count_notes,
         arrange=arrange,
         embed_json=embed_json,
         pack=texts.pack,

@@ -11,12 +11,18 @@ from dashboards.data.selection import Selection
 from dashboards.text.best import TextTable
 from dashboards.text.settings import SettingsCard
 from sweeper.analysis.scorecard.badge import Badge
+from sweeper.formatting import pluralize
 
 
 def split_prose(text: str) -> list[str]:
     """Return the pieces of a text; every second one is a command that was in backticks."""
     pieces = text.split("`")
     return pieces if len(pieces) % 2 else [text]
+
+
+def count_notes(count: int) -> str:
+    """Return the heading of the folded notes in the card of the settings."""
+    return f"{pluralize(count, 'note')} on this answer"
 
 
 @dataclass(frozen=True)

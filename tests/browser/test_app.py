@@ -166,6 +166,26 @@ def test_a_choice_changes_figure_and_address_and_the_address_restores_it(run: Pa
     assert seen.errors == again.errors == []
 
 
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
+def test_three_notes_keep_badge_card_and_curve_above_the_fold(
+    run: Path, served: Any, look: Any, monkeypatch: pytest.MonkeyPatch, width: int, height: int
+) -> None:
+    from dashboards.views import overview
+
+    notes = tuple(f"Note {i}: the weight decay lies at the lower end of its range." for i in range(3))
+    monkeypatch.setattr(overview, "list_remarks", lambda *_: notes)
+    page = look(served(run), width=width).page
+    page.set_viewport_size({"width": width, "height": height})
+    page.wait_for_function(DRAWN)
+    page.wait_for_function("!/still computing/i.test(document.body.textContent)")
+    for part in (".badge", "#use", ".curve .gridlayer"):
+        assert page.locator(part).first.bounding_box()["y"] < height, part
+    box = page.locator("#use").bounding_box()
+    assert box["y"] + box["height"] <= height
+    assert page.locator("#use .note").count() == 3
+    assert page.locator("#use .note").first.is_visible() == (width > 640)
+
+
 def test_unknown_values_fall_back_and_are_said(run: Path, served: Any, look: Any) -> None:
     seen = look(served(run), "?tab=nowhere&noise=papr&run=gone")
     seen.page.wait_for_function(DRAWN)

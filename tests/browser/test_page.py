@@ -8,6 +8,7 @@ import pytest
 
 from dashboards.charts.barriers import SHARPNESS
 from dashboards.page.page import write_page
+from dashboards.views import overview
 from sweeper.storage import tables
 from tests.support.fake_sweep import at_knobs, trial, write_sweep
 from trainables.result import PlaneRow
@@ -256,6 +257,31 @@ def test_no_button_sends_a_figure_to_a_server(html, look):
     titles = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)")
     assert "Zoom" in titles
     assert not [t for t in titles if "Share" in t or "Cloud" in t]
+
+
+NOTES = tuple(
+    f"Note {i}: the weight decay lies at the lower end of its range, and a wider one may be better." for i in range(3)
+)
+"""As many notes as an answer has at most."""
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
+def test_three_notes_keep_badge_card_and_curve_above_the_fold(monkeypatch, tmp_path, look, width, height):
+    monkeypatch.setattr(overview, "list_remarks", lambda *_: NOTES)
+    page = look(write_page(write_sweep(tmp_path / "run", trials=60, budget=80)), width).page
+    page.set_viewport_size({"width": width, "height": height})
+    for part in (".badge", "#use", "#plot-gain_mean .gridlayer"):
+        assert page.locator(part).first.bounding_box()["y"] < height, part
+    box = page.locator("#use").bounding_box()
+    assert box["y"] + box["height"] <= height
+    notes = page.locator("#use .note")
+    assert notes.count() == len(NOTES)
+    assert notes.first.is_visible() == (width > 640)
+    assert [t for t in page.evaluate(CUT_TEXTS) if t.startswith("plot-gain_mean")] == []
+    if width <= 640:
+        assert page.locator(".caveats summary").text_content() == "3 notes on this answer"
+        page.locator(".caveats summary").click()
+        assert notes.last.is_visible()
 
 
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])

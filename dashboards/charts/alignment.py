@@ -1,13 +1,17 @@
-"""Leave-one-configuration-out R² of a smooth curve: how well one quantity alone predicts the scores."""
+"""Smooth curves along one axis: how well they predict left-out scores, and where data hold them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from dashboards.charts.knob_axes import make_axis, scale_places, varies
+from dashboards.charts.axes import round_to
+from dashboards.charts.knob_axes import Axis, make_axis, scale_places, varies
+from dashboards.charts.theme import fade
 from dashboards.data.configurations import KNOBS, Array
 from sweeper.analysis.evidence.cells import collect, raise_tail, subsample
 from sweeper.analysis.evidence.exponents import MIN_CONFIGS
@@ -98,15 +102,81 @@ def fit_curve(x: Array, y: Array) -> Smooth:
     return Smooth(basis, residual)
 
 
-def smooth_curve(x: Array, y: Array, points: int = 60) -> tuple[Array, Array]:
-    """Return places and heights of the smooth curve along `x`; with up to four distinct `x`, only at these.
+def find_support(grid: Array, places: Array) -> list[bool]:
+    """Return whether data lie near each place of an ascending grid, so that a curve there rests on them.
+
+    Near means 6 % of the grid's range, or three quarters of the usual gap between the data if that is wider.
+
+    Args:
+        grid: Places of the curve as drawn lengths, shape (n,): logarithms on a log axis.
+        places: Places of the data, in the same unit.
+    """
+    data = np.unique(places)
+    if len(data) < 2:
+        return [True] * len(grid)
+    reach = max(0.06 * float(grid[-1] - grid[0]), 0.75 * float(np.median(np.diff(data))))
+    return (np.abs(grid[:, None] - data[None, :]).min(axis=1) <= reach).tolist()
+
+
+def split_curve(
+    name: str, x: Sequence[float], y: Sequence[float], held: Sequence[bool], line: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the traces of a curve: `name` where data hold it, and a faint dotted line elsewhere.
+
+    Args:
+        name: Name of the curve.
+        x: Places, ascending.
+        y: Heights.
+        held: Whether data lie near each place, from `find_support`.
+        line: Plotly's settings of the line, with its colour and width.
+    """
+    faint = {"color": fade(line["color"], 0.45), "width": min(1.5, line["width"]), "dash": "dot"}
+    look = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showlegend": False, "x": list(map(round_to, x))}
+    parts = ((f"{name} without data nearby", [not h for h in held], faint), (name, held, dict(line)))
+    return [{**look, "name": n, "y": keep_near(y, kept), "line": style} for n, kept, style in parts if any(kept)]
+
+
+def keep_near(values: Sequence[float], kept: Sequence[bool]) -> list[float | None]:
+    """Return the values at kept places and their neighbours, with gaps elsewhere."""
+    n = len(kept)
+    near = [kept[i] or (i > 0 and kept[i - 1]) or (i + 1 < n and kept[i + 1]) for i in range(n)]
+    return [round_to(v) if k else None for v, k in zip(values, near, strict=True)]
+
+
+DOTTED = "Curves are dotted where no data lie."
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A smooth curve along an axis, as drawn lengths.
+
+    Attributes:
+        places, heights: Its points, ascending, shape (n,).
+        held: Whether data lie near each point.
+    """
+
+    places: Array
+    heights: Array
+    held: Sequence[bool]
+
+
+def smooth_curve(x: Array, y: Array, points: int = 60) -> Curve:
+    """Return the smooth curve along `x`; with up to four distinct `x`, only at these.
 
     With more than `MOST` points, `MOST` of them enter the fit, evenly spread over their order.
     """
+    held_by = x
     if len(x) > MOST:
         kept = np.argsort(x, kind="stable")[np.linspace(0, len(x) - 1, MOST).round().astype(int)]
         x, y = x[kept], y[kept]
     levels, basis = np.unique(x), fit_curve(x, y).basis
     places = levels if len(levels) <= 4 else np.linspace(levels[0], levels[-1], points)
     columns, at = (np.column_stack([np.ones(len(v)), basis(v)]) for v in (x, places))
-    return places, at @ np.linalg.lstsq(columns, y, rcond=None)[0]
+    heights = at @ np.linalg.lstsq(columns, y, rcond=None)[0]
+    return Curve(places, heights, find_support(places, held_by))
+
+
+def draw_curve(curve: Curve, axis: Axis, line: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the traces of a smooth curve on an axis, see `split_curve`."""
+    places = 10**curve.places if axis.layout.get("type") == "log" else curve.places
+    return split_curve("smooth curve", places.tolist(), curve.heights.tolist(), curve.held, line)

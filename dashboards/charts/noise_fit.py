@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
+from dashboards.charts.alignment import find_support, keep_near, split_curve
 from dashboards.charts.axes import Window, make_log_axis, round_to, shorten, wrap_title
 from dashboards.charts.chart import (
     Chart,
@@ -39,28 +40,9 @@ _MAP_ALONE = (
 )
 
 
-def find_support(grid: Sequence[float], places: Sequence[float]) -> list[bool]:
-    """Return whether data lie near each place of an ascending grid, so that a curve there rests on them.
-
-    Near means 6 % of the logarithmic range, or three quarters of the usual gap between the places if that is wider.
-    """
-    x, data = np.log(np.asarray(grid)), np.unique(np.log(np.asarray(places)))
-    if len(data) < 2:
-        return [True] * len(grid)
-    reach = max(0.06 * float(x[-1] - x[0]), 0.75 * float(np.median(np.diff(data))))
-    return (np.abs(x[:, None] - data[None, :]).min(axis=1) <= reach).tolist()
-
-
-def _split(values: Sequence[float], kept: Sequence[bool]) -> list[float | None]:
-    """Return the values at kept places and their neighbours, with gaps elsewhere."""
-    n = len(kept)
-    near = [kept[i] or (i > 0 and kept[i - 1]) or (i + 1 < n and kept[i + 1]) for i in range(n)]
-    return [round_to(v) if k else None for v, k in zip(values, near, strict=True)]
-
-
 def _add_curve(figure: go.Figure, regime: Regime, split: str, places: Sequence[float]) -> None:
     """Draw the fit and its band; where no data lie, only a faint dotted line."""
-    held = find_support(regime.grid, places)
+    held = find_support(np.log(regime.grid), np.log(places))
     grid = [round_to(x) for x in regime.grid]
     for start, end in _find_runs(held):
         figure.add_scatter(
@@ -76,21 +58,10 @@ def _add_curve(figure: go.Figure, regime: Regime, split: str, places: Sequence[f
     for side in (regime.upper, regime.lower):
         line = {"color": VERMILLION, "width": 1}
         figure.add_scatter(
-            name="end of the band", x=grid, y=_split(side, held), mode="lines", line=line, hoverinfo="skip"
+            name="end of the band", x=grid, y=keep_near(side, held), mode="lines", line=line, hoverinfo="skip"
         )
-    styles = (
-        (
-            "fit without data nearby",
-            [not h for h in held],
-            {"color": fade(VERMILLION, 0.45), "width": 1.5, "dash": "dot"},
-        ),
-        (f"fit to {split}", held, {"color": VERMILLION, "width": 3}),
-    )
-    for name, kept, line in styles:
-        if any(kept):
-            figure.add_scatter(
-                name=name, x=grid, y=_split(regime.mean, kept), mode="lines", line=line, hoverinfo="skip"
-            )
+    fit = split_curve(f"fit to {split}", regime.grid, regime.mean, held, {"color": VERMILLION, "width": 3})
+    figure.add_traces(fit)
 
 
 def _find_runs(held: Sequence[bool]) -> list[tuple[int, int]]:
@@ -182,16 +153,16 @@ def draw_noise_fit(
     fitted = sort_points(drawn, measure.column, view)
     split = SPLIT_WORDS.get(measure.column.rpartition("_")[2], "value")
     figure = make_figure(showlegend=False)
+    apart = regime is not None and not regime.adaptive and any(p.designed != points[0].designed for p in points)
     if regime is not None and len(regime.grid) > 1:
-        viable = [p.noise for p in points if p.noise and p.ok and measure.column in p.values]
-        _add_curve(figure, regime, split, viable)
+        scored = [p for p in points if p.noise and p.ok and measure.column in p.values]
+        _add_curve(figure, regime, split, [p.noise for p in scored if p.noise and (p.designed or not apart)])
     if regime is not None:
         _add_optimum(figure, regime, view)
     if measure.column != measure.test_column:
         test = sort_points(drawn, measure.test_column, view).inside
         hollow = {"size": 7, "color": ORANGE, "symbol": "circle-open"}
         figure.add_trace(_make_trace("test", test, measure.test_column, hollow))
-    apart = regime is not None and not regime.adaptive and any(p.designed != points[0].designed for p in points)
     for name, colour, symbol, group in _divide(fitted.inside, split, apart):
         full = {"size": 8, "color": colour, "symbol": symbol, "line": {"width": 0.6, "color": GREY}}
         figure.add_trace(_make_trace(name, group, measure.column, full))

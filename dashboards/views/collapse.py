@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dashboards.charts.alignment import Alignment, rank_orderings, smooth_curve
-from dashboards.charts.axes import Window, round_to, shorten
+from dashboards.charts.alignment import DOTTED, Alignment, Curve, draw_curve, rank_orderings, smooth_curve
+from dashboards.charts.axes import Window, shorten
 from dashboards.charts.chart import (
     LEAST_WIDTH,
     Chart,
@@ -59,13 +59,13 @@ class Panel:
     Attributes:
         axis: The noise or a knob.
         x: Places of the configurations on the axis; nan without one.
-        curve: Places and heights of the smooth curve; empty with too few points.
+        curve: The smooth curve along the axis as drawn lengths; None with too few points.
         r2: R² of left-out configurations along the axis; None if unknown.
     """
 
     axis: Axis
     x: Array
-    curve: tuple[Array, Array]
+    curve: Curve | None
     r2: float | None
 
 
@@ -97,9 +97,7 @@ def make_panels(points: Sequence[ConfigPoint], y: Array, noise_label: str, r2: M
         known = np.isfinite(x) & np.isfinite(y)
         at, heights = scale_places(axis, x[known]), y[known]
         enough = known.sum() >= 4 and varies(at)
-        places, curve = smooth_curve(at, heights) if enough else (np.empty(0), np.empty(0))
-        places = 10**places if axis.layout.get("type") == "log" else places
-        panels.append(Panel(axis, x, (places, curve), r2.get(name)))
+        panels.append(Panel(axis, x, smooth_curve(at, heights) if enough else None, r2.get(name)))
     return panels
 
 
@@ -134,6 +132,8 @@ def draw_collapse(
         f"The same configurations over the noise and over each knob. {R2}: {HOW}. If the noise alone decides, R² is "
         "high over the noise and low over the knobs."
     )
+    if any(not all(panel.curve.held) for panel in panels if panel.curve is not None):
+        words += f" {DOTTED}"
     if any(e.error for p in points if (e := p.values.get(measure.column))):
         words += " Error bars are standard errors over the repeats."
     words = " ".join(filter(None, (words, write_caption(sort_points(points, measure.column, view), view), notice)))
@@ -159,11 +159,9 @@ def _make_traces(
             traces.append(make_dots(name or "value", group, panel.x[at].tolist(), measure.column, marker, **more))
     places = {points[i].config: float(panel.x[i]) for i in drawn}
     traces += make_edge_traces(groups, measure.column, view, lambda p: places[p.config])
-    if len(panel.curve[0]):
-        x, y = ([round_to(v) for v in values] for values in panel.curve)
+    if panel.curve is not None:
         line = {"color": VERMILLION, "width": 2.5 if panel.axis.name == "noise" else 1.2}
-        shape = {"type": "scatter", "mode": "lines", "name": "smooth curve", "hoverinfo": "skip", "showlegend": False}
-        traces.append({**shape, "x": x, "y": y, "line": line})
+        traces += draw_curve(panel.curve, panel.axis, line)
     return traces
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dashboards.charts.alignment import FEWEST, smooth_curve
+from dashboards.charts.alignment import DOTTED, FEWEST, draw_curve, smooth_curve
 from dashboards.charts.axes import Window, round_to, shorten
 from dashboards.charts.chart import (
     Chart,
@@ -151,7 +151,9 @@ def draw_slices(
     ]
     figure = draw_panels(panels, measure, view, bar.bar)
     figure.update_layout(showlegend=False)
-    text = " ".join(filter(None, (_describe_fixed(slices), _describe_edge(slices, measure, view))))
+    lines = [t["line"] for p in panels for t in p.traces if isinstance(t, dict)]
+    dotted = DOTTED if any("dash" in line for line in lines) else ""
+    text = " ".join(filter(None, (_describe_fixed(slices), dotted, _describe_edge(slices, measure, view))))
     title = f"{make_heading(measure.label)} along one knob at a time"
     return Chart("decomposition", title, text, finish(figure), height=figure.layout.height, wide=True)
 
@@ -167,16 +169,14 @@ def _make_traces(
     traces: list[Any] = []
     y = np.array([p.values[measure.column].mean for p in inside])
     known = np.isfinite(x)
-    line = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "line": {"color": GREY, "width": 1.4}}
     if part.exact:
+        line = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "line": {"color": GREY, "width": 1.4}}
         levels = np.unique(x[known])
         means = [float(y[x == level].mean()) for level in levels]
         traces.append(line | {"x": [round_to(v) for v in levels], "y": [round_to(v) for v in means]})
     elif known.sum() >= FEWEST and varies(x[known]):
-        at, curve = smooth_curve(scale_places(axis, x[known]), y[known])
-        at = 10**at if axis.layout.get("type") == "log" else at
-        line["line"] = {"color": VERMILLION, "width": 1.2}
-        traces.append(line | {"x": [round_to(v) for v in at], "y": [round_to(v) for v in curve]})
+        curve = smooth_curve(scale_places(axis, x[known]), y[known])
+        traces += draw_curve(curve, axis, {"color": VERMILLION, "width": 1.2})
     if inside:
         colours = scale.share(read_knob(inside, "noise"))
         marker = {"color": [round_to(v, 4) for v in colours], "coloraxis": "coloraxis"}

@@ -6,7 +6,7 @@ import pytest
 
 from dashboards.charts.chart import Measure, describe
 from dashboards.charts.merge_curves import draw_curves, draw_gains, draw_normalised
-from dashboards.charts.noise_fit import draw_noise_fit, find_support
+from dashboards.charts.noise_fit import draw_noise_fit
 from dashboards.charts.search_history import draw_progress
 from dashboards.charts.theme import GREY
 from dashboards.charts.two_noises import compare_noises, draw_comparison
@@ -89,10 +89,18 @@ def test_where_no_data_lie_the_curve_is_faint_and_has_no_band(trials, points):
     traces = _traces(chart)
     at = [i for i, x in enumerate(regime.grid) if 0.6 * middle < x < 1.6 * middle]
     assert all(traces["fit to validation"]["y"][i] is None for i in at)
-    assert all(traces["fit without data nearby"]["y"][i] is not None for i in at)
+    assert all(traces["fit to validation without data nearby"]["y"][i] is not None for i in at)
     assert all(traces["end of the band"]["y"][i] is None for i in at)
     assert "dotted where no data lie" in chart.caption
-    assert find_support([1.0, 10.0, 100.0], [1.0, 100.0]) == [True, True, True]  # a design with wide gaps
+
+
+def test_points_of_the_search_do_not_hold_a_fit_of_the_map(trials, points):
+    regime = replace(fit_regime(trials, "gain_mean", "paper"), adaptive=False)
+    middle = math.sqrt(regime.grid[0] * regime.grid[-1])
+    mixed = [replace(p, designed=not p.noise or not 0.2 * middle < p.noise < 5 * middle) for p in points]
+    traces = _traces(draw_noise_fit(mixed, GAIN, LABEL, "title", regime))
+    at = [i for i, x in enumerate(regime.grid) if 0.6 * middle < x < 1.6 * middle]
+    assert all(traces["fit to validation"]["y"][i] is None for i in at)
 
 
 def test_a_regime_without_optimum_leaves_the_points_alone(trials, points):

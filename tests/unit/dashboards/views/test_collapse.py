@@ -41,14 +41,14 @@ def test_the_curve_is_as_free_as_left_out_errors_bear_out():
     x = rng.uniform(0, 1, 60)
     wave, line = np.sin(6 * x) + rng.normal(0, 0.05, 60), x + rng.normal(0, 0.3, 60)
     assert fit_curve(x, wave).basis(x).shape[1] > fit_curve(x, line).basis(x).shape[1]
-    places, heights = smooth_curve(x, wave)
-    assert heights == pytest.approx(np.sin(6 * places), abs=0.15)
+    curve = smooth_curve(x, wave)
+    assert curve.heights == pytest.approx(np.sin(6 * curve.places), abs=0.15)
 
 
 def test_a_curve_through_many_points_is_fitted_to_some():
     x = np.linspace(0, 1, 5000)
-    places, heights = smooth_curve(x, np.cos(3 * x))
-    assert heights == pytest.approx(np.cos(3 * places), abs=0.02)
+    curve = smooth_curve(x, np.cos(3 * x))
+    assert curve.heights == pytest.approx(np.cos(3 * curve.places), abs=0.02)
 
 
 def test_a_shuffled_axis_predicts_nothing():
@@ -60,9 +60,9 @@ def test_a_shuffled_axis_predicts_nothing():
 
 def test_a_curve_over_few_levels_is_their_means():
     x = np.array([1.0, 1.0, 2.0, 2.0, 3.0])
-    places, heights = smooth_curve(x, np.array([0.0, 2.0, 5.0, 7.0, 1.0]))
-    assert places.tolist() == [1.0, 2.0, 3.0]
-    assert heights == pytest.approx([1.0, 6.0, 1.0])
+    curve = smooth_curve(x, np.array([0.0, 2.0, 5.0, 7.0, 1.0]))
+    assert curve.places.tolist() == [1.0, 2.0, 3.0]
+    assert curve.heights == pytest.approx([1.0, 6.0, 1.0])
 
 
 def test_every_panel_shows_the_same_configurations_at_their_own_knob(sweep):
@@ -87,6 +87,20 @@ def test_every_panel_shows_the_same_configurations_at_their_own_knob(sweep):
         assert y == pytest.approx(by_text[text].values[GAIN].mean, rel=1e-5)
     for traces in panels.values():
         assert sum(len(t["x"]) for t in traces if t["mode"] == "markers") == 60
+
+
+def test_a_panel_has_no_line_where_no_configuration_lies():
+    apart = [at_knobs(i, learning_rate=r) for i, r in enumerate(np.geomspace(1e-3, 3e-3, 12))]
+    apart += [at_knobs(12 + i, learning_rate=r) for i, r in enumerate(np.geomspace(0.1, 0.3, 12))]
+    chart = collapse.build(run_of(apart), Selection()).charts[0]
+    assert "Curves are dotted where no data lie." in chart.caption
+    traces = _panels(chart)["learning rate η"]
+    line = next(t for t in traces if t["name"] == "smooth curve")
+    faint = next(t for t in traces if t["name"] == "smooth curve without data nearby")
+    inside = [i for i, x in enumerate(line["x"]) if 0.008 < x < 0.04]
+    assert len(inside) > 10
+    assert all(line["y"][i] is None and faint["y"][i] is not None for i in inside)
+    assert faint["line"]["dash"] == "dot"
 
 
 def test_the_r2_in_the_panels_is_that_of_the_ranking(sweep):

@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dashboards.data.configurations import group_configurations
@@ -85,6 +86,18 @@ def test_random_designs_take_the_nearest_and_say_so():
     assert "shows the nearest configurations" in section.notes[-1]
 
 
+def test_a_panel_of_the_nearest_has_no_line_where_no_configuration_lies():
+    rates = [*np.geomspace(1e-3, 3e-3, 20), *np.geomspace(0.1, 0.3, 20)]
+    section = decomposition.build(run_of(at_knobs(i, learning_rate=r) for i, r in enumerate(rates)), Selection())
+    traces = [t for t in section.charts[0].figure.to_dict()["data"] if t["xaxis"] == "x" and t["mode"] == "lines"]
+    assert "Curves are dotted where no data lie." in section.charts[0].caption
+    faint, line = traces
+    assert [t["line"].get("dash") for t in traces] == ["dot", None]
+    inside = [i for i, x in enumerate(line["x"]) if 0.01 < x < 0.03]
+    assert inside
+    assert all(line["y"][i] is None and faint["y"][i] is not None for i in inside)
+
+
 def test_panels_hold_the_values_of_their_slice():
     run = run_of(_grid())
     section = decomposition.build(run, Selection())
@@ -99,6 +112,7 @@ def test_panels_hold_the_values_of_their_slice():
         if x in drawn:
             assert drawn[x] == pytest.approx(point.values[GAIN].mean, rel=1e-5)
     assert sum(len(t["x"]) for t in first) == 4
+    assert "dotted" not in section.charts[0].caption
     assert "λ is 0, augmentation strength is 0" in section.notes[0]
     assert "μ is 0.9" in section.notes[0]
 

@@ -12,7 +12,7 @@ from dashboards.charts.axes import make_log_axis, round_to, shorten
 from dashboards.charts.chart import Chart, finish, make_figure
 from dashboards.charts.noise_fit import label_above
 from dashboards.charts.theme import BLUE, GREEN, GREY, fade
-from sweeper.analysis.text import count_fitted, describe_bounds, noise_share
+from sweeper.analysis.text import count_fitted, noise_share
 
 if TYPE_CHECKING:
     from sweeper.analysis.stages.noise_exponents import NoiseExponents
@@ -91,8 +91,8 @@ def describe_posterior(explanation: Explanation) -> str:
         interval = f"90 % interval {shorten(explanation.optimum_low)} to {shorten(explanation.optimum_high)}"
         words += f": best noise {shorten(explanation.optimum)}, {interval}"
     words += f". {ONE_OF_SEVERAL}"
-    more = [noise_share(asdict(explanation), explanation.noise), describe_bounds(explanation.at_bounds)]
-    return ". ".join([words, *(f"{text[0].upper()}{text[1:]}" for text in more if text)]) + "."
+    share = noise_share(asdict(explanation), explanation.noise)
+    return f"{words}. {share[0].upper()}{share[1:]}."
 
 
 def draw_exponents(found: NoiseExponents, noise: str) -> Chart:

@@ -210,7 +210,6 @@ def format_posterior(record: Mapping[str, Any], noise: str) -> str:
         return wrap(f"no model of noise {noise}: {record['unexplained']}", 0)
     share = noise_share(record, noise)
     lines = [wrap(f"the search's model of {count_fitted(record)}: {share}", 0)]
-    lines += [wrap(hint, 0)] if (hint := describe_bounds(record.get("at_bounds", ()))) else []
     lines += [wrap(f"warning: {record['assumed']}", 0)] if record.get("assumed") else []
     return "\n".join(lines)
 
@@ -222,14 +221,12 @@ def count_fitted(record: Mapping[str, Any]) -> str:
     return f"{words} of {pluralize(configs, 'configuration')}" if configs else words
 
 
-def describe_bounds(names: Sequence[str]) -> str:
-    """Return a sentence on knobs whose best value lies at an end of their range; empty without any."""
-    if not names:
+def describe_bounds(ends: Mapping[str, str]) -> str:
+    """Return a sentence on knobs at an end of their range (`sweeper.search.bounds.find_bounds`); empty without any."""
+    if not ends:
         return ""
-    ranges = "range" if len(names) == 1 else "ranges"
-    hope = "a wider range" if len(names) == 1 else "wider ranges"
-    where = f"{ranges} of {' and '.join(name_knob(name).name for name in names)}"
-    return f"the best lies at an end of the {where}: {hope} may hold a better configuration"
+    each = [f"{name_knob(name).name} lies at the {end} end of its range" for name, end in ends.items()]
+    return f"{' and '.join(each)}: a wider range may hold better settings"
 
 
 def noise_share(record: Mapping[str, Any], noise: str) -> str:

@@ -19,6 +19,7 @@ from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.scorecard.badge import Badge, Word, summarize_verdict
 from sweeper.analysis.stages.confirmation import Confirmation, Score, find_confirmation
 from sweeper.analysis.stages.designed import find_share, is_proxy_only
+from sweeper.analysis.text import describe_bounds
 from sweeper.config.spec import SweepSpec
 from sweeper.formatting import (
     ELSEWHERE,
@@ -32,6 +33,7 @@ from sweeper.formatting import (
     show_path,
     wrap,
 )
+from sweeper.search.bounds import find_bounds
 from sweeper.search.objectives import resolve_objective
 from trainables.noise import KNOBS, NOISE
 from trainables.result import TASKS
@@ -41,8 +43,6 @@ from trainables.trial import IMPORTED
 MOST_LINES = 12
 COMMAND = ": sweeper "
 """Begins the command of a remark."""
-_NEAR = 0.01
-"""Share of a knob's range that counts as its end."""
 _GAINS = ("gain_mean", "gain_best", "barrier")
 _WITHOUT_WEIGHTS = ("synthetic", IMPORTED)
 _MODELS = {"merged": "merged", "parents": "parents", "ensemble": "ensemble"}
@@ -64,7 +64,7 @@ class Answer:
         scores: Model -> {`loss` [nat], `accuracy`} with their errors on test; for text also `perplexity` and
             `bits_per_byte`.
         certainty: How sure the answer is.
-        remarks: What the reader must know before using the merge.
+        remarks: What the reader must know before using the merge, the most important first.
         next: The command to run next.
         page: Path or URI of the page with the evidence; None without one.
         origin: What the trials are, if this product trained no network for them; else empty.
@@ -140,7 +140,7 @@ def find_answer(
 def find_remarks(
     spec: SweepSpec, space: Space | None, trials: pa.Table, winner: Mapping[str, Any] | None, run: str, flags: str = ""
 ) -> tuple[str, ...]:
-    """Return what the reader must know before using the winner, as phrases.
+    """Return what the reader must know before using the winner, as phrases, the most important first.
 
     Args:
         spec: The sweep.
@@ -152,7 +152,7 @@ def find_remarks(
     """
     worth = _find_worth(winner, _find_scores(winner, _confirm(spec, trials, winner)))
     other = _find_other_goal(trials, spec, winner, run, flags)
-    return (*_find_better_accuracy(winner), *worth, *_find_bounds(winner, space), *other)
+    return (*_find_better_accuracy(winner), *worth, *_describe_bounds(winner, space), *other)
 
 
 def _confirm(spec: SweepSpec, trials: pa.Table, winner: Mapping[str, Any] | None) -> Confirmation | None:
@@ -236,33 +236,28 @@ def _find_better_accuracy(winner: Mapping[str, Any] | None) -> Sequence[str]:
     if winner["pair_kind"] in SEVERAL_TASKS:  # a parent knows its own task only
         others = {"the linear merge": winner["merged_accuracy_val"]}
     name = merge_words(winner["chosen_merge"], winner["chosen_coefficient"], winner.get("chosen_window"))
-    return [
-        f"the merge with the lowest loss, {name}, is less accurate on validation than {other} "
-        f"({_percent(saved)} against {_percent(value)})"
-        for other, value in others.items()
-        if saved is not None and value is not None and saved < value
-    ]
-
-
-def _find_bounds(winner: Mapping[str, Any] | None, space: Space | None) -> Sequence[str]:
-    """Return which knobs of the winner lie at an end of their range."""
-    if winner is None or space is None or not winner["spec"]:
+    better = [(other, v) for other, v in others.items() if saved is not None and v is not None and saved < v]
+    if not better:
         return ()
-    params = space.params_of(PairSpec.from_json(winner["spec"]))
-    at_end = [
-        f"{name_knob(name).name} lies at the {end} end of its range"
-        for name, value in params.items()
-        if (end := _find_end(space.knobs[name], value))
-    ]
-    return (f"{' and '.join(at_end)}: a wider range may hold better settings",) if at_end else ()
+    than = " and ".join(f"{other} ({_percent(value)})" for other, value in better)
+    return (f"on validation this merge, {name}, is less accurate ({_percent(saved)}) than {than}",)
 
 
-def _find_end(knob: Any, value: Any) -> str:
-    if hasattr(knob, "choices") or not knob.high > knob.low:
-        return ""
-    low, high, at = (math.log(v) for v in (knob.low, knob.high, value)) if knob.log else (knob.low, knob.high, value)
-    share = (at - low) / (high - low)
-    return "upper" if share > 1 - _NEAR else "lower" if share < _NEAR else ""
+def find_winner_bounds(winner: Mapping[str, Any] | None, space: Space | None) -> dict[str, str]:
+    """Return knob -> `lower` or `upper` for the settings of a winner at an end of the space.
+
+    Args:
+        winner: The winning row, see `sweeper.analysis.best.choose_winner`.
+        space: Its search space; without one no end is known.
+    """
+    if winner is None or space is None or not winner["spec"]:
+        return {}
+    return find_bounds(space.knobs, space.params_of(PairSpec.from_json(winner["spec"])))
+
+
+def _describe_bounds(winner: Mapping[str, Any] | None, space: Space | None) -> Sequence[str]:
+    found = describe_bounds(find_winner_bounds(winner, space))
+    return (found,) if found else ()
 
 
 def _find_other_goal(
@@ -317,22 +312,37 @@ def _find_next(badge: Badge, winner: Mapping[str, Any] | None, run: str, left: i
 
 
 def format_answer(answer: Mapping[str, Any]) -> str:
-    """Return the record of an answer as text of at most `MOST_LINES` lines."""
-    blocks = [wrap(f"{answer['verdict']}: {answer['reason']}.", 0)]
-    blocks += [_label("data", answer["origin"])] if answer["origin"] else []
-    if answer["settings"]:
-        settings = ", ".join(f"{name_knob(k).name} {_value(v)}" for k, v in answer["settings"].items())
-        blocks.append(_label("use", settings))
-        blocks.append(_label("expect", _format_expected(answer)))
-        if scores := _format_scores(answer["scores"]):
-            blocks.append(_label("on test", scores))
-    blocks.append(_label("sure?", answer["certainty"]))
-    after = [_label("next", answer["next"], long=True)]
-    after += [_label("page", show_path(answer["page"]), long=True)] if answer["page"] else []
-    for note in map(_format_note, answer["remarks"]):
-        if sum(block.count("\n") + 1 for block in (*blocks, note, *after)) <= MOST_LINES:
-            blocks.append(note)
-    return "\n".join((*blocks, *after))
+    """Return the record of an answer as text of at most `MOST_LINES` lines.
+
+    A full block leaves out the least important parts; the first remark stays.
+    """
+    used, scores = answer["settings"], _format_scores(answer["scores"])
+    settings = ", ".join(f"{name_knob(k).name} {_value(v)}" for k, v in used.items()) if used else ""
+    first, *others = [*map(_format_note, answer["remarks"])] or [""]
+    # (rank, text) in the order of reading; the smallest rank is the most important
+    parts = [
+        (0, wrap(f"{answer['verdict']}: {answer['reason']}.", 0)),
+        (4, _label("data", answer["origin"]) if answer["origin"] else ""),
+        (0, _label("use", settings) if used else ""),
+        (3, _label("expect", _format_expected(answer)) if used else ""),
+        (6, _label("on test", scores) if used and scores else ""),
+        (5, _label("sure?", answer["certainty"])),
+        (2, first),
+        *((8, other) for other in others),
+        (1, _label("next", answer["next"], long=True)),
+        (7, _label("page", show_path(answer["page"]), long=True) if answer["page"] else ""),
+    ]
+    return "\n".join(_select_parts([(rank, text) for rank, text in parts if text]))
+
+
+def _select_parts(parts: Sequence[tuple[int, str]]) -> list[str]:
+    left, kept = MOST_LINES, set[int]()
+    for i in sorted(range(len(parts)), key=lambda i: parts[i][0]):
+        lines = parts[i][1].count("\n") + 1
+        if lines <= left:
+            kept.add(i)
+            left -= lines
+    return [parts[i][1] for i in sorted(kept)]
 
 
 def _label(name: str, text: str, long: bool = False) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -253,16 +253,3 @@ def _exponent_error(region: Region, best: Array, seed: int) -> float:
         if role in half and role != "learning_rate" and (role in FACTORS or role == "k_aug")
     ]
     return math.hypot(*parts) / own if parts else 0.0
-
-
-def find_bounds(region: Region, best: Array, names: Sequence[str]) -> tuple[str, ...]:
-    """Return which of the named knobs have a value of `best`, shape (d,), at an end of the tried range."""
-    low, high = region.tried
-    return tuple(
-        knob.name
-        for i, knob in enumerate(region.model.space.knobs)
-        if knob.name in names
-        and knob.name not in region.fixed
-        and high[i] > low[i]
-        and min(best[i] - low[i], high[i] - best[i]) <= 0.01 * (high[i] - low[i])
-    )

@@ -19,15 +19,16 @@ from sweeper.analysis.settings.confirmed import Confirmed, find_confirmed
 from sweeper.analysis.settings.fixed_knobs import add_fixed, check_fixed
 from sweeper.analysis.settings.optimise import (
     Region,
-    find_bounds,
     learning_rate_interval,
     optimise_settings,
 )
 from sweeper.analysis.settings.settings import SCORES, NoSettingsError, Settings
 from sweeper.analysis.settings.surrogate import Array, SweepModel, fit_scores
+from sweeper.analysis.text import describe_bounds
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.formatting import name_knob, number, pluralize
+from sweeper.search.bounds import find_bounds
 from sweeper.search.k_aug import KAug
 from sweeper.search.objectives import Objective, resolve_objective
 from trainables.noise import NOISE
@@ -36,7 +37,6 @@ from trainables.result import Outcome
 from trainables.spec import PairSpec
 
 Row = Mapping[str, Any]
-_BOUNDED = ("learning_rate", "batch_size")
 _DIGITS = 4
 _NEAR_LIMIT = 0.9
 _SURE = 2.0  # sds of the difference between unmeasured and measured settings
@@ -193,7 +193,7 @@ class SettingsModel:
             spec=trial,
             sweep=self.spec,
             outside_tried=self._outside(region, fixed),
-            at_bound=find_bounds(region, best, _BOUNDED),
+            at_bound=tuple(name for name in find_bounds(self.space.knobs, params) if name not in fixed),
         )
         return replace(settings, notes=self._notes(settings))
 
@@ -233,12 +233,8 @@ class SettingsModel:
                 f"the {name_knob(name).name} lies outside the tried range ({tried}), so the prediction extrapolates; "
                 "check it with a few trials"
             )
-        for name in settings.at_bound:
-            low, high = self._tried(name)
-            notes.append(
-                f"the best {name_knob(name).name} lies at an end of the tried range ({number(low)} to {number(high)}); "
-                f"a wider range of {name} may hold better settings"
-            )
+        ends = find_bounds(self.space.knobs, settings.params)
+        notes += [describe_bounds({name: ends[name]}) for name in settings.at_bound]
         predicted = settings.predicted
         if self.objective in _GAINS and predicted.mean < 0:
             notes.append("the merge is predicted to be worse than its parents: change or leave out what you fixed")

@@ -80,7 +80,7 @@ class Settings:
         step: Step size η/(1−μ).
         stability_limit: Step size from which most trials failed; None without such failures.
         outside_tried: Knobs whose values lie outside the range of the viable trials; the user fixed them there.
-        at_bound: Knobs whose best value lies at an end of the tried range.
+        at_bound: Free knobs whose value lies at an end of the space's range.
         confirmed: Fresh pairs of exactly these settings; None without any.
         notes: Caveats as sentences, each with a way out.
         spec: A trial with these values, of repeat 0.

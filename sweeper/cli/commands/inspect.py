@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces._entries import find_entry
 from sweeper.analysis.stages.designed import mark_proxy
-from sweeper.analysis.text import format_posterior, format_record
+from sweeper.analysis.text import describe_bounds, format_posterior, format_record
 from sweeper.cli.options import COUNT, INTEGER, RUN_DIR, SERVED, SHOWN_NOISE
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 from sweeper.analysis.summary import (
     SHOWN_KNOBS,
     check_shown_noise,
+    find_space,
     format_sweep,
     record_preferred,
     record_sweep,
@@ -45,10 +46,12 @@ def read_run(args: Arguments) -> tuple[SweepSpec, Any, str]:
 
 def show_status(args: Arguments) -> int:
     """`sweeper status DIR`."""
+    from sweeper.analysis.best import choose_winner, find_over_limits
     from sweeper.analysis.evidence.analyse import find_analysis
     from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH
     from sweeper.analysis.regime import fit_regime
+    from sweeper.analysis.scorecard.answer import find_winner_bounds
     from sweeper.analysis.scorecard.badge import summarize_verdict
     from sweeper.analysis.stages.noise_exponents import choose_exponents, format_exponents
     from sweeper.storage.run_folder import is_running
@@ -68,7 +71,9 @@ def show_status(args: Arguments) -> int:
     # the record has the regime of the sweep's objective
     regimes = {name: fit_regime(trials, name, noise).message for name in BOTH if name != spec.objective}
     regimes |= {record.regime.objective: record.regime.message} if record.regime else {}
-    belief = posterior.record()
+    winner = choose_winner(trials, spec.objective, posterior, find_over_limits(trials, spec))
+    bounds = find_winner_bounds(winner, find_space(spec))
+    belief = {**posterior.record(), "at_bounds": list(bounds)}
     analysis, doubt = find_analysis(trials, spec.objective, noise)
     badge, preferred = summarize_verdict(analysis, doubt), record_preferred(analysis, noise)
     exponents = choose_exponents(analysis, belief, noise)
@@ -78,6 +83,7 @@ def show_status(args: Arguments) -> int:
     parts += [format_record({**about, "run": show_path(args.dir)}, record, more)]
     parts += [wrap(budget_error, 0)] if budget_error else []
     parts += [format_posterior(belief, noise), format_exponents(exponents)]
+    parts += [wrap(describe_bounds(bounds), 0)] if bounds else []
     printed = {**about, **record.model_dump(mode="json"), "regimes": regimes, "belief": belief}
     printed |= {"verdict": badge.word, "reason": badge.reason}
     printed |= {"preferred": preferred, "exponents": asdict(exponents)}

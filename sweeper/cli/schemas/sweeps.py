@@ -165,6 +165,7 @@ class BeliefRecord(Belief):
     unexplained: str = say("why the first fields are missing; else empty")
     favourite: Favourite | None = say("the best configuration by posterior mean")
     undecided: str = say("why there is no favourite; else empty")
+    at_bounds: list[str] = say("knobs of the recommended settings at an end of their range, which a wider one may beat")
     assumed: str = say("what the folder does not record about the space, and what the model takes instead; else empty")
 
 

@@ -15,7 +15,6 @@ from sweeper.search.noise_sampler.level_sets import KnobSpace, Points
 from sweeper.search.noise_sampler.surrogate import Surrogate
 
 _SEEN, _LEVELS, _TOP, _NEAR, _BINS = 40, 32, 3, 20, 160
-_AT_BOUND = 0.05  # of the range
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,6 @@ class Explanation:
         share_low, share_high: 5 % and 95 % quantiles of that share over the hyperparameters' posterior.
         trials: Number of finished trials in the fit.
         configs: Number of their configurations; 0 if unknown.
-        at_bounds: Knobs whose best value lies at an end of their range in more than half of the draws: a wider range
-            may hold a better configuration.
     """
 
     noise: str
@@ -55,7 +52,6 @@ class Explanation:
     share_low: float | None = None
     share_high: float | None = None
     trials: int = 0
-    at_bounds: tuple[str, ...] = ()
     configs: int = 0
 
 
@@ -117,20 +113,6 @@ def draw_best(
     refined = np.concatenate([m.axis(points)[i] for m, i in zip(models, minima, strict=True)])
     rows = np.concatenate(minima)
     return BestDraws(points.log_noise[rows], refined, points.unit[rows])
-
-
-def find_at_bounds(space: KnobSpace, unit: Array) -> tuple[str, ...]:
-    """Return the knobs with an order of which more than half of the points, shape (n, d), lie at one end of the range.
-
-    A knob with two values always lies at an end and is left out.
-    """
-    out: list[str] = []
-    for i, knob in enumerate(space.knobs):
-        margin = max(_AT_BOUND, 0.75 / knob.size)  # the first of few values lies half a step inside
-        ends = (unit[:, i] <= margin).mean(), (unit[:, i] >= 1.0 - margin).mean()
-        if knob.size > 2 and not knob.nominal and max(ends) > 0.5:
-            out.append(knob.name)
-    return tuple(out)
 
 
 def _find_lowest(model: Surrogate, points: Points, draws: int, rng: np.random.Generator) -> Rows:

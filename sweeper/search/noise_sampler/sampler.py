@@ -17,10 +17,11 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeper.search.bounds import find_bounds
 from sweeper.search.noise_sampler.acquisition import Aims, choose
 from sweeper.search.noise_sampler.candidates import STARTUP, find_inside, startup_point
 from sweeper.search.noise_sampler.encoding import Array, check_fixed, check_names, nearest_value
-from sweeper.search.noise_sampler.explanation import BestDraws, Explanation, RecommendedTrial, find_at_bounds
+from sweeper.search.noise_sampler.explanation import BestDraws, Explanation, RecommendedTrial
 from sweeper.search.noise_sampler.fit import (
     Parts,
     SurrogateFit,
@@ -294,7 +295,8 @@ class NoiseTargetedSampler(BaseSampler):
             if transform is not None:
                 low, centre, high = transform.losses(mean[i] + sd[i] * np.array([-1.0, 0.0, 1.0]))
                 half = float(high - low) / 2
-            params, bounds = dict(by_number[number].params), find_at_bounds(surrogate.space, seen.unit[[i]])
+            params = dict(by_number[number].params)
+            bounds = tuple(find_bounds({k.name: k.distribution for k in surrogate.space.knobs}, params))
             ranked.append(RecommendedTrial(number, params, sign * float(centre), half, bounds))
         return ranked
 
@@ -344,9 +346,7 @@ class NoiseTargetedSampler(BaseSampler):
             return known
         best, lowest, highest = draws.summary()
         posterior = draws.posterior(surrogate.low, surrogate.high) if intervals else ()
-        bounds = find_at_bounds(space, draws.unit)
-        known = replace(known, posterior=posterior, at_bounds=bounds)
-        return replace(known, optimum=best, optimum_low=lowest, optimum_high=highest)
+        return replace(known, posterior=posterior, optimum=best, optimum_low=lowest, optimum_high=highest)
 
     def _fit_exponents(self, surrogate: SurrogateFit, seen: Observations) -> dict[str, Any]:
         # exponents with intervals from the single-index model of `analyse`; empty for too few trials

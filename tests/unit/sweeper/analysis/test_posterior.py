@@ -43,13 +43,6 @@ def test_the_model_explains_what_another_sampler_proposed(believed: Posterior) -
         assert found.exponents[role] == pytest.approx(given, abs=0.3)
 
 
-def test_the_text_names_knobs_whose_best_value_lies_at_an_end(believed: Posterior) -> None:
-    record = {**believed.record(), "at_bounds": ("batch_size", "momentum")}
-    words = " ".join(format_posterior(record, "paper").split())
-    assert "the best lies at an end of the ranges of batch size and momentum: wider ranges may hold" in words
-    assert "at an end" not in format_posterior({**record, "at_bounds": ()}, "paper")
-
-
 def test_repeats_are_trials_and_no_configurations(believed: Posterior) -> None:
     record = {**believed.record(), "trials": 60, "configs": 44}
     assert format_posterior(record, "paper").startswith("the search's model of 60 trials of 44 configurations: ")

@@ -93,9 +93,29 @@ def test_a_merge_that_is_less_accurate_than_another_model_says_so() -> None:
     assert not [r for r in answer_of(rows).remarks if "less accurate" in r]
     worse = [{**r, "chosen_accuracy_val": 0.8, "merged_accuracy_val": 0.85, "a_accuracy_val": 0.9} for r in rows]
     worse = [{**r, "chosen_merge": "ties", "chosen_coefficient": 0.4} for r in worse]
-    remarks = [r for r in answer_of(worse).remarks if "less accurate" in r]
-    assert len(remarks) == 2
-    assert "80 % against 85 %" in remarks[0]
+    answer = answer_of(worse)
+    (remark,) = [r for r in answer.remarks if "less accurate" in r]
+    assert remark.endswith("is less accurate (80 %) than linear 1/2 (85 %) and the better parent (90 %)")
+    assert answer.remarks[0] == remark
+
+
+def test_a_full_block_keeps_the_note_on_accuracy_and_drops_what_matters_less() -> None:
+    more = {"chosen_accuracy_val": 0.8, "a_accuracy_val": 0.9, "chosen_merge": "ties", "chosen_coefficient": 0.4}
+    record = answer_of([{**r, **more} for r in rows_of(hump, 30, 5)]).record()
+    note, *_ = record["remarks"]
+    full = {
+        **record, "reason": "a long reason " * 14, "certainty": "a long doubt " * 16, "page": "page.html",
+        "origin": "networks trained elsewhere", "remarks": [note, *["something else to say " * 2] * 4],
+        "settings": {f"knob_{i}": i for i in range(30)},
+    }  # fmt: skip
+    text = format_answer(full)
+    assert len(text.splitlines()) <= MOST_LINES
+    assert "is less accurate (80 %) than" in text
+    assert f"next:    {record['next']}" in text
+    assert "knob_29 29" in text or "knob 29 29" in text
+    assert "something else" not in text
+    shorter = format_answer({**full, "reason": "short", "certainty": "short", "settings": record["settings"]})
+    assert "something else" in shorter
 
 
 def test_the_next_command_follows_from_the_verdict() -> None:
@@ -109,16 +129,17 @@ def test_the_next_command_follows_from_the_verdict() -> None:
 
 
 def test_a_winner_at_an_end_of_its_range_says_so(tmp_path: Path) -> None:
-    narrow = {"batch_size": {"min": 8, "max": 9}, "momentum": {"min": 0.5, "max": 0.9}}
-    results = sweep(tmp_path, sampler="noise", objective="gain_mean", trials=8, parameters=narrow, **PLAIN)
-    spec = stored_spec(tmp_path)
-    space = known_space(spec).space
-    answer = find_answer(spec, space, results.trials, Posterior(), str(tmp_path))
-    assert answer.settings is not None
+    knobs = {"batch_size": {"min": 8, "max": 64}, "momentum": {"values": [0.5, 0.9, 0.95]}}
+    point = {"learning_rate": 0.01, "batch_size": 8, "momentum": 0.95}
+    more = {"parameters": knobs, "enqueue": [point], "fixed": {"weight_decay": 0.0, "augmentation_strength": 0.0}}
+    results = sweep(tmp_path, sampler="random", objective="gain_mean", trials=1, **more, **PLAIN)
+    answer = find_answer(stored_spec(tmp_path), known_space(stored_spec(tmp_path)).space, results.trials, Posterior(),
+                         str(tmp_path))  # fmt: skip
     (remark,) = [r for r in answer.remarks if "of its range" in r]
-    end = "lower" if answer.settings["batch_size"] == 8 else "upper"
-    assert f"batch size lies at the {end} end of its range" in remark
-    assert "momentum lies" not in remark or answer.settings["momentum"] in (0.5, 0.9)
+    assert remark == (
+        "batch size lies at the lower end of its range and momentum lies at the upper end of its range: a wider range "
+        "may hold better settings"
+    )
     # the block keeps its size, whatever there is to say
     many = {**answer.record(), "remarks": ["something long to say " * 8] * 9}
     assert len(format_answer(many).splitlines()) <= MOST_LINES

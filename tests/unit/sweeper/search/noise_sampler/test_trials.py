@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from sweeper.search.noise_sampler.encoding import check_fixed, check_names
-from sweeper.search.noise_sampler.explanation import find_at_bounds
 from sweeper.search.noise_sampler.level_sets import make_knob_space
 from sweeper.search.noise_sampler.prior import NoisePrior
 from sweeper.search.noise_sampler.sampler import NOISE_TARGET_KEY, NoiseTargetedSampler
@@ -214,13 +213,4 @@ def test_a_best_at_a_bound_of_the_space_is_named() -> None:
     found = sampler.recommend(study.trials)
     assert found is not None
     assert "batch_size" in found.at_bounds
-    assert "batch_size" in sampler.explain(study.trials).at_bounds
     assert "learning_rate" not in found.at_bounds
-
-
-def test_a_bound_is_where_most_points_lie_at_one_end() -> None:
-    kinds = {"x": FloatDistribution(0, 1), "y": IntDistribution(1, 4), "kind": CategoricalDistribution(("a", "b", "c"))}
-    space = space_of({**kinds, "two": CategoricalDistribution((0.0, 0.5))})
-    low = space.points(np.array([[0.01, 0.1, 0.1, 0.1]] * 3)).unit
-    assert find_at_bounds(space, low) == ("x", "y")
-    assert find_at_bounds(space, np.array([[0.01, 0.5, 0.1, 0.1], [0.99, 0.5, 0.1, 0.1]])) == ()

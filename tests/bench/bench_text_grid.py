@@ -51,6 +51,7 @@ class Series:
         batches: Batch sizes.
         pairs: Pairs per learning rate and batch size.
         measure: Gradient measurements per child.
+        like: Series that trains alike at the small batch size, so that its pairs stand there.
     """
 
     learning_rates: Sequence[float]
@@ -58,7 +59,8 @@ class Series:
     fields: Mapping[str, Any] = field(default_factory=lambda: {})
     batches: Sequence[int] = (SMALL, LARGE)
     pairs: int = 3
-    measure: int = 8
+    measure: int = 4
+    like: str = ""
 
     def specs(self) -> Iterator[PairSpec]:
         """Yield the pairs: all learning rates of a pair before the next pair."""
@@ -75,20 +77,21 @@ _ADAMW = {"weight_decay": 0.01, "beta2": 0.999}
 _DEMO: dict[str, Any] = {"params": _ADAMW, "batches": (SMALL,), "pairs": 4, "measure": 0}
 SERIES = {
     "adamw": Series(ADAMW, _ADAMW),
-    # the betas hold at the small batch size, so that there the training is that of `adamw` with other draws
-    "adamw_rule": Series(ADAMW, _ADAMW, {"betas_batch_size": SMALL, "optimizer_options": {"eps": 1e-8}}),
+    "adamw_rule": Series(
+        ADAMW, _ADAMW, {"betas_batch_size": SMALL, "optimizer_options": {"eps": 1e-8}}, batches=(LARGE,), like="adamw"
+    ),
     "sgd": Series(SGD, {"weight_decay": 0.0, "beta2": 0.999}, {"optimizer": "sgd", "momentum": 0.9}),
     "label_noise_0": Series(ADAMW[2:7:2], **_DEMO),
     "label_noise_0.2": Series(ADAMW[2:7:2], fields={"dataset_options": {**WINDOWS, "label_noise": 0.2}}, **_DEMO),
 }
 
 
-def train(series: Series, data: str, out: Path, only: int | None) -> None:
-    """Train the pairs of a series that a file lacks, those of one batch size if given, and append their rows."""
+def train(series: Series, data: str, out: Path) -> None:
+    """Train the pairs of a series that a file lacks, and append their rows."""
     have = set(read(out))
     bases = out.parent / "bases"
     for spec in series.specs():
-        if spec.digest not in have and only in (None, spec.batch_size):
+        if spec.digest not in have:
             row = run_pair(spec, Runtime(data_root=data, bases=str(bases), measure=series.measure)).result.to_row()
             with out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -135,7 +138,7 @@ def noise_at(rate: float, cells: Mapping[float, Sequence[Row]], name: str) -> fl
     known = {
         r: statistics.fmean(math.log(row[name]) for row in rows)
         for r, rows in sorted(cells.items())
-        if rows and all(row[name] for row in rows)
+        if rows and all(row.get(name) for row in rows)
     }
     if not known or not min(known) <= rate <= max(known):
         return None
@@ -194,7 +197,9 @@ def print_cells(name: str, cells: Cells) -> None:
         row = [_cell(of[rate], "gain_mean_loss_test", "{:+.4f}".format) for of in cells.values()]
         row += [_cell(of[rate], "merged_loss_test", "{:.4f}".format) for of in cells.values()]
         for of in cells.values():
-            parents = [{**r, "parents": (r["a_loss_test"] + r["b_loss_test"]) / 2} for r in of[rate] if r["a_loss_test"]]
+            parents = [
+                {**r, "parents": (r["a_loss_test"] + r["b_loss_test"]) / 2} for r in of[rate] if r["a_loss_test"]
+            ]
             row.append(_cell(parents, "parents", "{:.4f}".format))
         print(f"| {rate:.2g} | " + " | ".join(row) + " |")
 
@@ -217,9 +222,10 @@ def main() -> None:
     """Train what is missing and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=os.environ.get("SWEEPER_DATA"), help="data root (default: $SWEEPER_DATA)")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench-text-grid/rows.jsonl"), help="default: %(default)s")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/bench-text-grid/rows.jsonl"), help="default: %(default)s"
+    )
     parser.add_argument("--series", nargs="*", choices=list(SERIES), default=list(SERIES), help="default: all")
-    parser.add_argument("--batch-size", type=int, help="train the pairs of this batch size only")
     args = parser.parse_args()
     if not args.data:
         parser.error("--data must name the folder with text/tinyshakespeare.txt; or set SWEEPER_DATA")
@@ -227,10 +233,13 @@ def main() -> None:
     print(provenance(), flush=True)
     for name in args.series:
         series = SERIES[name]
-        train(series, args.data, args.out, args.batch_size)
-        cells = cells_of(series, read(args.out))
+        train(series, args.data, args.out)
+        rows = read(args.out)
+        cells = cells_of(series, rows)
         print_cells(name, cells)
-        if set(series.batches) == {SMALL, LARGE}:
+        if series.like:
+            cells = {SMALL: cells_of(SERIES[series.like], rows)[SMALL], **cells}
+        if set(cells) == {SMALL, LARGE}:
             print_moves(name, cells, "sgd" if name == "sgd" else "adamw")
 
 

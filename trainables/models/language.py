@@ -22,7 +22,7 @@ from trainables.models.tensors import hold, list_some
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _INSTALL = "language models need the package transformers: pip install 'sweeper[text]'"
-Attention = Literal["sdpa", "eager", "flash_attention_2"]
+Attention = Literal["sdpa", "eager"]
 Held = Literal["float32", "bfloat16"]
 
 
@@ -52,7 +52,7 @@ def gpt(
         width: Size of a token's vector; a multiple of `heads`.
         context: Longest context of the model; 0 takes that of the data.
         dropout: Share of units that training drops.
-        attention: Implementation of attention in transformers: `sdpa`, `eager` or `flash_attention_2`.
+        attention: Implementation of attention in transformers: `sdpa`, with the fused kernels of torch, or `eager`.
         dtype: `bfloat16` holds the frozen base of adapters in half the memory; `float32` leaves the type to the trial.
 
     Raises:
@@ -87,8 +87,7 @@ def gpt(
         )  # fmt: skip
     else:
         raise ValueError(f"kind must be one of gpt2, llama, got {kind!r}")
-    _check_choice("attention", attention, Attention)
-    _check_choice("dtype", dtype, Held)
+    _check_options(attention, dtype)
     with quiet():
         model = hf.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     return _rounded(token_model(model), dtype)
@@ -127,8 +126,7 @@ def pretrained(
             context or a vocabulary that is smaller than that of the data.
     """
     hf = _transformers()
-    _check_choice("attention", attention, Attention)
-    _check_choice("dtype", dtype, Held)
+    _check_options(attention, dtype)
     folder = Path(where).expanduser()
     local = folder.is_dir()
     if not local and not _HUB_NAME.fullmatch(where):
@@ -168,10 +166,22 @@ def _rounded(model: nn.Module, dtype: Held) -> nn.Module:
     return hold(model, torch.bfloat16) if dtype == "bfloat16" else model
 
 
-def _check_choice(name: str, value: str, choices: Any) -> None:
-    known = get_args(choices)
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+def _check_options(attention: str, dtype: str) -> None:
+    if attention not in get_args(Attention):
+        raise ValueError(f"model_options.attention must be sdpa or eager, got {attention!r}{_why_not(attention)}")
+    if dtype not in get_args(Held):
+        raise ValueError(f"model_options.dtype must be float32 or bfloat16, got {dtype!r}; `autocast` trains in less")
+
+
+def _why_not(attention: Any) -> str:
+    name = str(attention)
+    if name.startswith("flash_attention"):
+        lacks = "the package flash-attn computes in half precision alone, and a trial scores its merges in float32"
+    elif name == "flex_attention":
+        lacks = "it has no second derivatives, which the landscape needs"
+    else:
+        return ""
+    return f": {lacks}; sdpa with autocast bfloat16 uses the flash kernels of torch"
 
 
 def token_model(model: nn.Module) -> nn.Module:

@@ -199,7 +199,8 @@ def check_pair(spec: Any) -> None:
         raise ValueError(f"merges must contain 'linear', which defines the gains, got {list(spec.merges)}")
     for name, known in CHOICES.items():
         if getattr(spec, name) not in known:
-            raise ValueError(f"{name} must be one of {', '.join(filter(None, known))}, got {getattr(spec, name)!r}")
+            names = ", ".join(value or "empty" for value in known)
+            raise ValueError(f"{name} must be one of {names}, got {getattr(spec, name)!r}")
     if spec.autocast and spec.dtype != "float32":
         raise ValueError(f"autocast must be empty unless dtype is float32, got {spec.autocast!r} with {spec.dtype}")
     _check_protocol(spec)

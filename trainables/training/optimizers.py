@@ -130,14 +130,25 @@ def options_of(spec: PairSpec) -> dict[str, Any]:
 
 
 def check(spec: PairSpec) -> None:
-    """Build the optimizer of `spec` over one small parameter to find errors before training.
+    """Take a step of the optimizer of `spec` on one small parameter to find errors before training.
 
     Raises:
-        UnknownName, ValueError: See `build`.
+        UnknownName, ValueError: See `build`; or an option does not let it take a step.
     """
     import torch
 
-    build([torch.zeros(2, 2, requires_grad=True)], spec)
+    parameter = torch.zeros(2, 2, requires_grad=True)
+    optimizer = build([parameter], spec)
+    parameter.grad = torch.ones(2, 2)
+    try:
+        optimizer.step()
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise _refusal(spec, error) from error
+
+
+def _refusal(spec: PairSpec, error: BaseException) -> ValueError:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return ValueError(f"optimizer {spec.optimizer!r} refuses optimizer_options {dict(spec.optimizer_options)}: {text}")
 
 
 def family(name: str) -> str:
@@ -189,8 +200,7 @@ def _make(
     try:
         return kind(parameters, **settings)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        options = dict(spec.optimizer_options)
-        raise ValueError(f"optimizer {spec.optimizer!r} refuses optimizer_options {options}: {error}") from error
+        raise _refusal(spec, error) from error
 
 
 def _rates(spec: PairSpec, accepted: Mapping[str, inspect.Parameter], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -161,7 +161,24 @@ def test_what_would_round_steps_away_is_refused() -> None:
         replace(SPEC, adapter={})
     with pytest.raises(ValueError, match=r"dtype must be float32 with model_options\.dtype bfloat16, got 'float64'"):
         replace(SPEC, dtype="float64")
-    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, got 'float16'"):
+    with pytest.raises(ValueError, match=r"model_options\.dtype must be float32 or bfloat16, got 'float16'; "):
         inspect([replace(SPEC, model_options={"dtype": "float16"})], RUNTIME)
-    with pytest.raises(ValueError, match="attention must be one of sdpa, eager, flash_attention_2, got 'fast'"):
+    with pytest.raises(ValueError, match=r"model_options\.attention must be sdpa or eager, got 'fast'$"):
         inspect([replace(SPEC, model_options={"attention": "fast"})], RUNTIME)
+
+
+@pytest.mark.parametrize(
+    ("attention", "why"),
+    [
+        ("flash_attention_2", "the package flash-attn computes in half precision alone"),
+        ("flash_attention_3", "the package flash-attn computes in half precision alone"),
+        ("flex_attention", "it has no second derivatives"),
+    ],
+)
+def test_attention_that_cannot_score_is_refused_with_its_reason(attention: str, why: str, tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "model", 0, vocab_size=256)
+    for model in ("gpt", f"hf:{folder}"):
+        base = {"steps": 0} if model != "gpt" else SPEC.base
+        spec = replace(SPEC, model=model, base=base, model_options={"attention": attention})  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ValueError, match=f"must be sdpa or eager, got '{attention}': {why}.*; sdpa with autocast"):
+            inspect([spec], RUNTIME)

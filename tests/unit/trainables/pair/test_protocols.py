@@ -304,7 +304,7 @@ def test_one_trial_of_everything(change: dict[str, object]) -> None:
         ({"clip_norm": -1}, "clip_norm must be >= 0, got -1.0"),
         ({"beta1": 1}, "beta1 must lie in [0, 1), got 1.0"),
         ({"compile": "yes"}, "compile must be true or false, got 'yes'"),
-        ({"autocast": "float16"}, "autocast must be one of bfloat16, got 'float16'"),
+        ({"autocast": "float16"}, "autocast must be one of empty, bfloat16, got 'float16'"),
     ],
     ids=str,
 )

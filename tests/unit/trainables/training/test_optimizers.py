@@ -175,6 +175,10 @@ def test_fused_falls_back_where_the_device_has_no_such_kernel() -> None:
             r"'adamw' refuses optimizer_options {'eps': -1}: In",
         ),
         ({"optimizer": "adamw", "optimizer_options": {"eps": "x"}}, r"'adamw' refuses optimizer_options {'eps': 'x'}"),
+        (
+            {"optimizer": "adamw", "optimizer_options": {"differentiable": True}},
+            r"'adamw' refuses optimizer_options {'differentiable': True}: ",
+        ),
         ({"optimizer": "adahessian"}, "optimizer must need first-order gradients only, got 'adahessian'"),
         ({"optimizer": "bnbadam8bit"}, "optimizer 'bnbadam8bit' cannot be used here: .*; choose another"),
     ],

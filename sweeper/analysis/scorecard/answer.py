@@ -316,7 +316,7 @@ def format_answer(answer: Mapping[str, Any]) -> str:
 
     A full block leaves out the least important parts; the first remark stays.
     """
-    used, scores = answer["settings"], _format_scores(answer["scores"])
+    used, scores = answer["settings"], format_scores(answer["scores"])
     settings = ", ".join(f"{name_knob(k).name} {_value(v)}" for k, v in used.items()) if used else ""
     first, *others = [*map(_format_note, answer["remarks"])] or [""]
     # (rank, text) in the order of reading; the smallest rank is the most important
@@ -324,7 +324,7 @@ def format_answer(answer: Mapping[str, Any]) -> str:
         (0, wrap(f"{answer['verdict']}: {answer['reason']}.", 0)),
         (4, _label("data", answer["origin"]) if answer["origin"] else ""),
         (0, _label("use", settings) if used else ""),
-        (3, _label("expect", _format_expected(answer)) if used else ""),
+        (3, _label("expect", format_expected(answer)) if used else ""),
         (6, _label("on test", scores) if used and scores else ""),
         (5, _label("sure?", answer["certainty"])),
         (2, first),
@@ -359,7 +359,8 @@ def _value(value: Any) -> str:
     return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
-def _format_expected(answer: Mapping[str, Any]) -> str:
+def format_expected(answer: Mapping[str, Any]) -> str:
+    """Return what the record of an answer expects of the objective, and from how many fresh pairs."""
     expected = answer["expected"]
     label, _, unit = answer["label"].partition(" [")
     value = f"{label} {_score(expected)}{' ' + unit.rstrip(']') if unit else ''}"
@@ -370,7 +371,8 @@ def _format_expected(answer: Mapping[str, Any]) -> str:
     return f"{value} ({how})"
 
 
-def _format_scores(scores: Mapping[str, Any]) -> str:
+def format_scores(scores: Mapping[str, Any]) -> str:
+    """Return the test scores of the record of an answer: the merge beside its parents and the ensemble."""
     parts: list[str] = []
     for who, name in _MODELS.items():
         if who in scores and "loss" in scores[who]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
 
+    from sweeper.analysis.posterior import Posterior
     from sweeper.analysis.regime import Regime
+    from sweeper.analysis.scorecard.answer import Answer
     from sweeper.analysis.settings.settings import Settings
 
 
@@ -82,10 +85,11 @@ class Results:
     @property
     def best(self) -> dict[str, Any] | None:
         """Row of the winning configuration's best trial, with its mean; None without a viable trial."""
-        from sweeper.runner.results.winner import find_winner
+        from sweeper.analysis.best import choose_winner, find_over_limits
         from sweeper.storage.run_folder import stored_spec
 
-        return find_winner(stored_spec(self.run), self.trials)
+        lost = find_over_limits(self.trials, stored_spec(self.run))
+        return choose_winner(self.trials, self.objective, self._posterior, lost)
 
     def best_model(self, task: str | None = None) -> nn.Module:
         """Return the model with the best merged weights, in eval mode on the CPU.
@@ -143,16 +147,31 @@ class Results:
 
         return draw_figure(str(self.run), view, chart, self.noise)
 
-    def _repr_html_(self) -> str:
-        """Return the results as HTML for a notebook: verdict, best settings, best trials."""
-        from sweeper.analysis.best import find_over_limits
-        from sweeper.runner.results.notebook import format_results
-        from sweeper.runner.results.winner import find_winner
+    @cached_property
+    def answer(self) -> Answer:
+        """The answer as `best` prints it: verdict in one word, settings, what to expect, and how sure it is."""
+        from sweeper.analysis.scorecard.answer import find_answer
+        from sweeper.analysis.summary import find_space
         from sweeper.storage.run_folder import stored_spec
 
         spec = stored_spec(self.run)
-        winner, lost = find_winner(spec, self.trials), find_over_limits(self.trials, spec)
-        return format_results(self.trials, self.objective, self.noise, self.regime.message, winner, lost)
+        return find_answer(spec, find_space(spec), self.trials, self._posterior, str(self.run))
+
+    @cached_property
+    def _posterior(self) -> Posterior:
+        from sweeper.analysis.posterior import fit_posterior
+        from sweeper.storage.run_folder import stored_spec
+
+        return fit_posterior(stored_spec(self.run), self.trials, explain=False)
+
+    def _repr_html_(self) -> str:
+        """Return the results as HTML for a notebook: verdict, best settings, what to expect, best trials."""
+        from sweeper.analysis.best import find_over_limits
+        from sweeper.runner.results.notebook import format_results
+        from sweeper.storage.run_folder import stored_spec
+
+        lost = find_over_limits(self.trials, stored_spec(self.run))
+        return format_results(self.trials, self.objective, self.noise, self.answer, self.best, lost)
 
 
 def load_results(run: str | Path) -> Results:

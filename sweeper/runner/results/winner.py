@@ -224,12 +224,3 @@ def export_winner(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], t
     except (ValueError, UnknownName, RuntimeError, OSError) as error:
         raise SpecError(f"the model of trial {row['digest']} cannot be saved: {error}") from None
     return Saved(target.absolute(), target.absolute() / CARD, exported.discarded)
-
-
-def find_winner(spec: SweepSpec, trials: Any) -> dict[str, Any] | None:
-    """Return the row of the winning configuration's best trial, as `best` shows it; None without a viable trial."""
-    from sweeper.analysis.best import choose_winner, find_over_limits
-    from sweeper.analysis.posterior import fit_posterior
-
-    posterior = fit_posterior(spec, trials, explain=False)
-    return choose_winner(trials, spec.objective, posterior, find_over_limits(trials, spec))

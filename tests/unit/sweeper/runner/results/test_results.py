@@ -2,6 +2,8 @@
 
 import json
 import re
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 import sweeper
 from sweeper import SpecError, SweepSpec, load_results
 from sweeper.cli.main import main
+from sweeper.formatting import number
 from sweeper.runner.results.notebook import format_results
 from tests.support.fake_sweep import write_sweep
 from tests.support.inline_sweeps import sweep
@@ -112,7 +115,9 @@ def test_html_shows_verdict_settings_and_the_best_trials(tmp_path: Path) -> None
     html = results._repr_html_()
     best = results.best
     assert best is not None
-    assert html.startswith("<div><p><b>8 trials.</b> ")
+    assert html.startswith('<div><p style="border-left: 6px solid #767c86; padding-left: 8px"><b>Undetermined</b> ')
+    assert "8 trials.</p>" in html
+    assert "<b>Sure?</b> not confirmed" in html
     assert f"Trial <code>{best['digest']}</code>" in html
     rows = re.findall(r"<tr>(.*?)</tr>", html)
     ok = results.trials["outcome"].to_pylist().count("ok")
@@ -120,10 +125,26 @@ def test_html_shows_verdict_settings_and_the_best_trials(tmp_path: Path) -> None
     assert len(html) < 5000
 
 
+def test_html_has_the_verdict_and_the_confirmed_score_of_the_answer(tmp_path: Path) -> None:
+    from sweeper.analysis.scorecard.answer import format_answer
+
+    results = sweep(tmp_path / "run", sampler="noise", trials=40, objective="gain_mean", seed=1)
+    answer, html = results.answer, unescape(results._repr_html_())
+    assert answer.confirmed > 0
+    assert f"<b>{answer.verdict}</b> {answer.reason}. 40 trials." in html
+    expected = answer.expected
+    assert expected is not None
+    text = f"{number(expected.mean)} ± {expected.error:.2g} nat ({answer.confirmed} fresh pairs)"
+    assert text in html
+    assert text in " ".join(format_answer(answer.record()).split())
+    assert answer.certainty in html
+
+
 def test_html_of_a_sweep_without_trials_says_so(tmp_path: Path) -> None:
     run = write_sweep(tmp_path / "run", trials=0)
     html = load_results(run)._repr_html_()
-    assert "<b>0 trials.</b>" in html
+    assert "<b>Undetermined</b>" in html
+    assert "0 trials.</p>" in html
     assert "<table>" not in html
     assert load_results(run).best is None
     with pytest.raises(SpecError, match="needs a viable trial"):
@@ -138,7 +159,8 @@ def test_html_escapes_every_text(tmp_path: Path) -> None:
 
     trials = trials.set_column(column, "digest", pa.array(attack))
     winner: dict[str, Any] = {**trials.to_pylist()[0], "config_mean": 1.0}
-    html = format_results(trials, "gain_mean", "paper", "<script>", winner, frozenset())
+    answer = replace(load_results(tmp_path / "run").answer, reason="<script>", certainty="<script>")
+    html = format_results(trials, "gain_mean", "paper", answer, winner, frozenset())
     assert "<script" not in html
     assert "<img" not in html
     assert "\x1b" not in html

@@ -17,7 +17,7 @@ from sweeper.analysis.evidence.cells import collect, raise_tail, subsample
 from sweeper.analysis.evidence.exponents import MIN_CONFIGS
 from sweeper.analysis.evidence.linear import Basis, design_matrix, least_squares, predict_left_out
 from sweeper.analysis.evidence.ranking import list_definitions, select_common
-from sweeper.analysis.stages.designed import mark_proxy
+from sweeper.analysis.stages.designed import select_designed
 from sweeper.formatting import name_knob
 from sweeper.search.objectives import Objective
 from trainables.noise import NOISE
@@ -49,19 +49,19 @@ class Alignment:
     is_noise: bool
 
 
-def rank_orderings(trials: pa.Table, goal: Objective) -> list[Alignment]:
+def rank_orderings(trials: pa.Table, goal: Objective, noise: str) -> list[Alignment]:
     """Return the R² of every noise and knob alone, best first; empty below `MIN_CONFIGS` configurations.
 
-    The method is that of `sweeper.analysis.evidence.ranking.rank`: viable configurations with all noises, a floor for
-    the bad tail, a natural spline of 5 columns, and a fit without the predicted configuration.
+    Rows and method are those of `sweeper.analysis.evidence.ranking.rank`: viable configurations of the designed trials
+    with all noises, a floor for the bad tail, a natural spline of 5 columns, and a fit without the predicted
+    configuration.
 
     Args:
         trials: The trials table.
         goal: The objective, on its split.
+        noise: Name of the shown noise, which decides whether there are enough designed trials.
     """
-    short = mark_proxy(trials)
-    trials = trials if short.all() else trials.filter(pa.array(~short))
-    cells = raise_tail(subsample(collect(trials, goal)))
+    cells = raise_tail(subsample(collect(select_designed(trials, noise), goal)))
     names = list_definitions(cells)
     common = select_common(cells, names)
     if len(common) < MIN_CONFIGS or np.ptp(common.z) <= 0:

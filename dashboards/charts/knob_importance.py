@@ -67,8 +67,15 @@ def _place_knobs(points: Sequence[ConfigPoint]) -> dict[str, Array]:
     return places
 
 
-def draw_importance(importance: Importance, label: str) -> Chart:
-    """Draw one bar per knob with its share of the variance of a score named `label`."""
+def draw_importance(importance: Importance, label: str, kind: str = "", inert: str = "") -> Chart:
+    """Draw one bar per knob with its share of the variance of a score.
+
+    Args:
+        importance: The shares.
+        label: Name of the score.
+        kind: What the trials of the configurations are, such as `designed trial`; empty for all trials.
+        inert: Sentence on knobs that the training calls too weak to act.
+    """
     names = [name_knob(k).label for k, _ in importance.shares]
     shares = [round_to(100 * v, 3) for _, v in importance.shares]
     figure = make_figure(showlegend=False)
@@ -88,8 +95,12 @@ def draw_importance(importance: Importance, label: str) -> Chart:
     figure.update_yaxes(autorange="reversed")
     words = (
         f"Share of the variance of {label} that each knob explains alone, by functional ANOVA over a random forest of "
-        f"{pluralize(importance.n, 'viable configuration')}. Collapses count as the edge of the frame."
+        f"{pluralize(importance.n, 'viable configuration')}{f' of {kind}s' if kind else ''}. Collapses count as the "
+        "edge of the frame."
     )
+    if kind:
+        words += " The other trials enter no share: there, knobs vary together since results chose them."
+    words += f" {inert}" if inert else ""
     return Chart("importance", "Importance of the knobs", words, finish(figure))
 
 
@@ -149,7 +160,7 @@ def draw_contour(
     others = ", ".join(name_knob(n).name for n in places if n not in names)
     words = f"Mean of a Gaussian process over both knobs; {others or 'nothing else'} counts as scatter."
     words += f" ★ the answer's configuration ({shorten(starred[0].values[measure.column].mean)})." if starred else ""
-    words += " Blank where no data lie."
+    words += " It rests on all viable configurations, also where results chose them. Blank where no data lie."
     title = f"{name_knob(names[0]).label} and {name_knob(names[1]).label}"
     return Chart("contour", title[0].upper() + title[1:], words, finish(figure))
 

@@ -49,7 +49,8 @@ def describe_ranking(analysis: Analysis) -> str:
     """Return the sentences above the table: configurations, noise ceiling, and what is unknown."""
     if analysis.ranking.reason:
         return f"Not ranked: {analysis.ranking.reason}."
-    sentences = [f"Computed on the {pluralize(analysis.ranking.n, 'configuration')} with all noises."]
+    designed = "of the designed trials " if analysis.set_aside and not analysis.regime.adaptive else ""
+    sentences = [f"Computed on the {pluralize(analysis.ranking.n, 'configuration')} {designed}with all noises."]
     if analysis.explained.ceiling is not None:
         sentences.append(f"The noise ceiling, the R² between repeats, is {shorten(analysis.explained.ceiling)}.")
     elif analysis.explained.reason:

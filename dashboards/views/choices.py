@@ -29,7 +29,7 @@ from dashboards.views.section import Control
 from sweeper.analysis.best import find_over_limits
 from sweeper.analysis.posterior import Posterior, fit_posterior
 from sweeper.analysis.regime import Regime, fit_regime
-from sweeper.analysis.stages.designed import find_share, select_designed
+from sweeper.analysis.stages.designed import find_adaptive, find_share, select_designed
 from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS, Objective
 from trainables.noise import NOISE
 from trainables.result import SPLITS
@@ -127,6 +127,30 @@ def compare_points(run: Run, noise: str, columns: tuple[str, ...]) -> list[Confi
         return points
     short = find_share(select_designed(run.tables["trials"], noise)) is not None
     return [p for p in points if p.proxy == short]
+
+
+@cache_by_content
+def group_judged(run: Run, noise: str, columns: tuple[str, ...]) -> list[ConfigPoint]:
+    """Return the points of the trials on which the verdict rests, see `select_designed`."""
+    trials = run.tables["trials"]
+    judged = select_designed(trials, noise)
+    if judged.num_rows == trials.num_rows:
+        return group_points(run, noise, columns)
+    further = list_further_knobs(run.tables["search"]) if "search" in run.tables else ()
+    return group_configurations(judged, noise, columns, find_lost(run), further)
+
+
+@cache_by_content
+def name_judged(run: Run, noise: str) -> str:
+    """Return what the trials of the verdict are: `designed trial`, or `trial` if results chose some of them."""
+    return "trial" if find_adaptive(select_designed(run.tables["trials"], noise)) else "designed trial"
+
+
+@cache_by_content
+def count_set_aside(run: Run, noise: str) -> int:
+    """Return the number of trials on which the verdict does not rest."""
+    trials = run.tables["trials"]
+    return trials.num_rows - select_designed(trials, noise).num_rows
 
 
 @cache_by_content

@@ -78,12 +78,15 @@ def read_scores(points: Sequence[ConfigPoint], column_: str, view: Window) -> Ar
     return np.maximum(scores, view.cut) if view.maximize else np.minimum(scores, view.cut)
 
 
-def make_panels(points: Sequence[ConfigPoint], y: Array, noise_label: str, r2: Mapping[str, float]) -> list[Panel]:
+def make_panels(
+    points: Sequence[ConfigPoint], fitted: Sequence[ConfigPoint], y: Array, noise_label: str, r2: Mapping[str, float]
+) -> list[Panel]:
     """Return a panel of the noise, and one per knob that varies.
 
     Args:
-        points: One record per configuration.
-        y: Their scores; nan without one.
+        points: One record per configuration, to be drawn.
+        fitted: Those of the trials on which the curves rest.
+        y: Scores of `fitted`; nan without one.
         noise_label: Title of the noise axis.
         r2: Axis -> R² of a curve along it, if known.
     """
@@ -93,16 +96,21 @@ def make_panels(points: Sequence[ConfigPoint], y: Array, noise_label: str, r2: M
         if name != "noise" and not varies(values):
             continue
         axis = make_axis(name, values, noise_label if name == "noise" else "", most=4)
-        x = axis.place(values)
-        known = np.isfinite(x) & np.isfinite(y)
-        at, heights = scale_places(axis, x[known]), y[known]
+        places = scale_places(axis, axis.place(read_knob(fitted, name)))
+        known = np.isfinite(places) & np.isfinite(y)
+        at, heights = places[known], y[known]
         enough = known.sum() >= 4 and varies(at)
-        panels.append(Panel(axis, x, smooth_curve(at, heights) if enough else None, r2.get(name)))
+        panels.append(Panel(axis, axis.place(values), smooth_curve(at, heights) if enough else None, r2.get(name)))
     return panels
 
 
 def draw_collapse(
-    points: Sequence[ConfigPoint], measure: Measure, view: Window, panels: Sequence[Panel], colours: Colouring
+    points: Sequence[ConfigPoint],
+    measure: Measure,
+    view: Window,
+    panels: Sequence[Panel],
+    colours: Colouring,
+    rows: str = "",
 ) -> Chart:
     """Draw the metric against the noise and each knob, on one value axis.
 
@@ -112,6 +120,7 @@ def draw_collapse(
         view: The visible part of its values.
         panels: Their panels, from `make_panels`.
         colours: Colours of the points, in the same order.
+        rows: Sentence on the trials behind curves and R².
     """
     drawn, notice = thin_points(points, measure.column, measure.maximize, MARKERS // len(panels))
     texts = {i: describe(points[i], measure.column) for i in drawn}
@@ -132,6 +141,7 @@ def draw_collapse(
         f"The same configurations over the noise and over each knob. {R2}: {HOW}. If the noise alone decides, R² is "
         "high over the noise and low over the knobs."
     )
+    words += f" {rows}" if rows else ""
     if any(not all(panel.curve.held) for panel in panels if panel.curve is not None):
         words += f" {DOTTED}"
     if any(e.error for p in points if (e := p.values.get(measure.column))):
@@ -166,17 +176,27 @@ def _make_traces(
 
 
 @cache_by_content
-def rank_run(run: Run, metric: str, split: str) -> list[Alignment]:
+def rank_run(run: Run, metric: str, split: str, noise: str) -> list[Alignment]:
     """Return the R² of every knob and noise alone, see `dashboards.charts.alignment.rank_orderings`."""
-    return rank_orderings(run.tables["trials"], METRICS[metric].on(split))
+    return rank_orderings(run.tables["trials"], METRICS[metric].on(split), noise)
 
 
-def draw_ranking(alignments: Sequence[Alignment], noise: str) -> Chart:
+def describe_rows(run: Run, noise: str) -> str:
+    """Return a sentence on the trials behind curves and R² if these are not all; else an empty text."""
+    aside = choices.count_set_aside(run, noise)
+    if not aside:
+        return ""
+    kind, rest = choices.name_judged(run, noise), run.tables["trials"].num_rows - aside
+    return f"Curves and R² rest on {pluralize(rest, kind)}, as the verdict does; the other {aside} enter neither."
+
+
+def draw_ranking(alignments: Sequence[Alignment], noise: str, rows: str = "") -> Chart:
     """Draw the R² per axis as a dot, with a mark on the shown noise.
 
     Args:
         alignments: At least one, best first.
         noise: Name of the shown definition.
+        rows: Sentence on the trials behind them.
     """
     figure = make_figure(showlegend=True)
     names = [a.label for a in alignments]
@@ -198,10 +218,15 @@ def draw_ranking(alignments: Sequence[Alignment], noise: str) -> Chart:
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], tickfont={"size": 11.5})
     figure.add_vline(x=0, line={"color": GREY, "width": 1}, layer="below")
     below = sum(a.r2 < -0.5 for a in alignments)
-    words = f"{R2} along one axis alone, for the {alignments[0].n} with all noises: {HOW}. 0 is as good as the mean."
+    words = (
+        f"{R2} along one axis alone, for the {pluralize(alignments[0].n, 'configuration')} with all noises: {HOW}. "
+        "0 is as good as the mean."
+    )
+    words += f" {rows}" if rows else ""
     words += f" {below} below −0.5 appear at −0.5." if below else ""
     height = 140 + 26 * len(alignments)
-    return Chart("ranking", "R² per noise and knob", words, finish(figure), height, least_width=LEAST_WIDTH)
+    title = f"R² per noise and knob{', on the trials of the verdict' if rows else ''}"
+    return Chart("ranking", title, words, finish(figure), height, least_width=LEAST_WIDTH)
 
 
 def make_controls(run: Run, selection: Selection) -> tuple[Control, ...]:
@@ -221,12 +246,13 @@ def build(run: Run, selection: Selection) -> Section:
         return Section(banners=("No trial has finished yet, so there is nothing to draw.",))
     view = frame_points(points, measure)
     y = read_scores(points, measure.column, view)
-    order = rank_run(run, chosen.name, chosen.split)
+    judged, rows = choices.group_judged(run, chosen.noise, (measure.column,)), describe_rows(run, chosen.noise)
+    order = rank_run(run, chosen.name, chosen.split, chosen.noise)
     r2 = {("noise" if a.name == chosen.noise else a.name): a.r2 for a in order}
-    panels = make_panels(points, y, chosen.noise_label, r2)
+    panels = make_panels(points, judged, read_scores(judged, measure.column, view), chosen.noise_label, r2)
     colours = colour_points(points, selection.colour, chosen.noise_label, choices.name_runs(run))
-    charts = [draw_collapse(points, measure, view, panels, colours)]
-    charts += [draw_ranking(order, chosen.noise)] if order else []
+    charts = [draw_collapse(points, measure, view, panels, colours, rows)]
+    charts += [draw_ranking(order, chosen.noise, rows)] if order else []
     analysis = _find_analysis(run, chosen)
     compared = choices.compare_measured(run, chosen.noise)
     charts += [draw_comparison(compared)] if compared else []

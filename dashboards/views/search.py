@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from dashboards.charts.chart import Chart, Measure
-from dashboards.charts.knob_importance import draw_contour, draw_importance, measure_importance
+from dashboards.charts.knob_importance import Importance, draw_contour, draw_importance, measure_importance
 from dashboards.charts.parallel_coordinates import draw_parallel
 from dashboards.charts.posterior import draw_exponents, draw_posterior
 from dashboards.charts.search_history import draw_progress
@@ -25,10 +25,13 @@ from dashboards.views.verdicts import ask
 from sweeper.analysis.best import find_pareto_set
 from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.stages.noise_exponents import choose_exponents
+from sweeper.analysis.trial_counts import count_warnings
 from sweeper.formatting import pluralize
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 
+INERT = "inert_weight_decay"
+"""Warning of a trial whose weight decay is too weak to act."""
 STEPS = 800
 
 
@@ -94,13 +97,30 @@ def _draw_knobs(run: Run, name: str, split: str, noise: str, answer: str | None)
     """Return the importance of the knobs, and a contour of the two most important ones."""
     measure = choices.make_measure(run, name, split)
     points = choices.compare_points(run, noise, (measure.column,))
-    importance = measure_importance(points, measure)
+    # where a search narrows the knobs together, a forest credits the wrong one
+    designed = choices.count_set_aside(run, noise) and choices.name_judged(run, noise) != "trial"
+    importance = measure_importance(choices.group_judged(run, noise, (measure.column,)), measure) if designed else None
+    kind = choices.name_judged(run, noise) if importance else ""
+    importance = importance or measure_importance(points, measure)
     if importance is None:
         return []
     first, second = (knob for knob, _ in importance.shares[:2])
     contour = draw_contour(points, measure, (first, second), answer)
     label = strip_label(measure.label)
-    return [draw_importance(importance, label), *([contour] if contour else [])]
+    shares = draw_importance(importance, label, kind, _describe_inert(run, importance))
+    return [shares, *([contour] if contour else [])]
+
+
+def _describe_inert(run: Run, importance: Importance) -> str:
+    """Return a sentence on a share of weight decay where it is too weak to change the weights' norm."""
+    trials = run.tables["trials"]
+    found = next((w for w in count_warnings(trials["warnings"].to_pylist()) if w.key == INERT), None)
+    if found is None or "weight_decay" not in dict(importance.shares):
+        return ""
+    return (
+        f"Weight decay is too weak to change the norm of the weights in {found.trials} of "
+        f"{pluralize(trials.num_rows, 'trial')} ({INERT}), so a share of it is chance, or acts in another way."
+    )
 
 
 def _draw_progress(steps: list[SearchStep], measure: Measure, noise_label: str) -> Chart:

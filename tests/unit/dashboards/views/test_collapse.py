@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -105,7 +107,7 @@ def test_a_panel_has_no_line_where_no_configuration_lies():
 
 def test_the_r2_in_the_panels_is_that_of_the_ranking(sweep):
     section = collapse.build(sweep, Selection())
-    order = {a.name: a for a in collapse.rank_run(sweep, "gain_mean", "val")}
+    order = {a.name: a for a in collapse.rank_run(sweep, "gain_mean", "val", "paper")}
     notes = [a["text"] for a in section.charts[0].figure.to_dict()["layout"]["annotations"]]
     assert notes == [f"R² {order[name].r2:.3g}" for name in ("paper", *KNOBS)]
     assert f"by the noise paper: {order['paper'].r2:.3g} (n = {order['paper'].n})" in section.verdicts[0]
@@ -125,7 +127,7 @@ def test_a_left_out_configuration_is_predicted_without_it():
         basis = Basis.of(x[rest])  # constant beyond the others
         columns = np.column_stack([np.ones(len(x)), basis(x)])
         errors.append(y[i] - columns[i] @ np.linalg.lstsq(columns[rest], y[rest], rcond=None)[0])
-    found = {a.name: a for a in rank_orderings(run.tables["trials"], OBJECTIVES["gain_mean"])}
+    found = {a.name: a for a in rank_orderings(run.tables["trials"], OBJECTIVES["gain_mean"], "paper")}
     expected = 1 - np.sum(np.square(errors)) / np.sum((y - y.mean()) ** 2)
     assert found["paper"].r2 == pytest.approx(expected, abs=0.02)
     assert found["paper"].r2 > max(a.r2 for a in found.values() if not a.is_noise)
@@ -201,7 +203,7 @@ def test_the_named_noises_are_ranked_by_the_evidence(monkeypatch):
     assert [r[0].text for r in card.table.rows] == [r.name for r in analysis.ranking.rows]
     assert card.table.rows[0][1].text == f"{analysis.ranking.rows[0].r2:.3g}"
     # the figure and the table say the same
-    order = {a.name: a.r2 for a in collapse.rank_run(run, "gain_mean", "val")}
+    order = {a.name: a.r2 for a in collapse.rank_run(run, "gain_mean", "val", "paper")}
     named = {r.name: r.r2 for r in analysis.ranking.rows if r.name in order}
     assert len(named) > 5
     assert {n: order[n] for n in named} == pytest.approx(named)
@@ -210,6 +212,38 @@ def test_the_named_noises_are_ranked_by_the_evidence(monkeypatch):
     assert collapse.build(run, Selection(metric="accuracy_gain")).tables == ()
     few = run_of(at_knobs(i) for i in range(5))
     assert "Not ranked" in collapse.build(few, Selection()).tables[0].caption
+
+
+def test_curves_and_r2_rest_on_the_trials_of_the_verdict(monkeypatch):
+    monkeypatch.setattr(collapse, "ask", verdicts.ask)
+    staged = [at_knobs(i) for i in range(24)]
+    # a search at low decay, whose gains the noise does not explain
+    staged += [at_knobs(24 + i, weight_decay=1e-6 * (1 + i), scatter=0.05 * (-1) ** i) for i in range(20)]
+    outputs = [
+        replace(o, result=replace(o.result, sampler="noise", stage="map" if i < 24 else "search"))
+        for i, o in enumerate(staged)
+    ]
+    run, alone = run_of(outputs), run_of(outputs[:24])
+    section = collapse.build(run, Selection())
+    figure, ranking = section.charts[:2]
+    analysis = analyse(run.tables["trials"], "gain_mean", "paper", split="val")
+    assert analysis.set_aside == 20
+    table = {r[0].text: r[1].text for r in section.tables[0].table.rows}
+    dots = {y.partition(":")[0]: x for t in ranking.figure.data for x, y in zip(t.x, t.y, strict=True)}
+    named = [n for n in table if n in dots]
+    assert len(named) > 5
+    assert {n: f"{dots[n]:.3g}" for n in named if dots[n] > -0.5} == {n: table[n] for n in named if dots[n] > -0.5}
+    rows = "Curves and R² rest on 24 designed trials, as the verdict does; the other 20 enter neither."
+    assert rows in figure.caption
+    assert rows in ranking.caption
+    assert ranking.title == "R² per noise and knob, on the trials of the verdict"
+    assert section.tables[0].caption.startswith(f"Computed on the {analysis.ranking.n} configurations of the designed ")
+    # all configurations are drawn, the curve is that of the designed ones
+    drawn, only = (_panels(collapse.build(r, Selection()).charts[0])["learning rate η"] for r in (run, alone))
+    assert sum(len(t["x"]) for t in drawn if t["mode"] == "markers") == 44
+    line, expected = (next(t for t in traces if t["name"] == "smooth curve") for traces in (drawn, only))
+    assert line["x"] == expected["x"]
+    assert "rest on" not in collapse.build(alone, Selection()).charts[0].caption
 
 
 def test_what_is_not_known_is_said():

@@ -143,6 +143,32 @@ def test_the_search_is_that_of_the_objective_on_validation():
     assert section.notes == ()
 
 
+def test_the_importance_rests_on_designed_trials_and_says_what_is_inert():
+    rng = np.random.default_rng(0)
+    outputs = []
+    for i in range(60):
+        # the map: the learning rate decides; the search: good scores at ever lower decay
+        searched = i >= 30
+        rate = 0.05 if searched else 10 ** rng.uniform(-3, 0)
+        decay = 10 ** (rng.uniform(-6, -5) if searched else rng.uniform(-4, -1))
+        output = at_knobs(i, learning_rate=rate, weight_decay=decay, batch_size=16, momentum=0.9)
+        warnings = "inert_weight_decay: weight decay is inert" if i % 2 else ""
+        stage = "search" if searched else "map"
+        outputs.append(
+            replace(output, result=replace(output.result, sampler="noise", stage=stage, warnings=warnings or None))
+        )
+    charts = {c.key: c for c in search.build(run_of(outputs), Selection()).charts}
+    chart, alone = charts["importance"], search.build(run_of(outputs[:30]), Selection()).charts
+    same = next(c for c in alone if c.key == "importance")
+    assert list(chart.figure.data[0].y) == list(same.figure.data[0].y)
+    assert list(chart.figure.data[0].x) == list(same.figure.data[0].x)
+    assert chart.figure.data[0].y[0] == "learning rate η"
+    assert "30 viable configurations of designed trials." in chart.caption
+    assert "since results chose them" in chart.caption
+    assert "in 30 of 60 trials (inert_weight_decay)" in chart.caption
+    assert "designed" not in same.caption
+
+
 def test_several_objectives_have_their_pareto_set(tmp_path):
     import yaml
 

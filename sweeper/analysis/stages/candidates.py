@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any
 
 import pyarrow as pa
@@ -42,8 +42,9 @@ class Candidate:
 def choose_candidates(spec: SweepSpec, space: Space, trials: pa.Table, count: int) -> list[Candidate]:
     """Return the candidates of a sweep, the most promising first, without duplicates.
 
-    The leading configurations by posterior mean alternate with recommended settings. Without a model, the leaders are
-    those by observed mean. A proxy's trials lead only if none with the full training budget can.
+    The leading configuration comes first, then the recommended settings and those at another batch size, then further
+    leaders and batch sizes in turn. Leaders are ranked by posterior mean, without a model by observed mean. A proxy's
+    trials lead only if none with the full training budget can.
 
     Args:
         spec: The sweep.
@@ -57,13 +58,21 @@ def choose_candidates(spec: SweepSpec, space: Space, trials: pa.Table, count: in
     leaders = (Candidate(p, LEADER) for p in _find_leaders(spec, space, trials, count))
     settings = (Candidate(p, SETTINGS) for p in _find_settings(spec, space, trials, count))
     chosen: dict[str, Candidate] = {}
-    for pair in zip_longest(leaders, settings):
-        for candidate in pair:
-            if candidate is not None and len(chosen) < count:
-                chosen.setdefault(space.build(candidate.params, seed=spec.seed).config, candidate)
+    for candidate in _take_turns(leaders, settings):
+        if len(chosen) == count:
+            break
+        chosen.setdefault(space.build(candidate.params, seed=spec.seed).config, candidate)
     if not chosen:
         raise SpecError("no configuration is viable in all its repeats, so there is none to confirm")
     return list(chosen.values())
+
+
+def _take_turns(leaders: Iterator[Candidate], settings: Iterator[Candidate]) -> Iterator[Candidate]:
+    """Yield a leader, two settings, then one of each kind in turn; settings are costly, so none is made ahead."""
+    yield from islice(leaders, 1)
+    yield from islice(settings, 2)
+    for pair in zip_longest(leaders, settings):
+        yield from (candidate for candidate in pair if candidate is not None)
 
 
 def _find_leaders(spec: SweepSpec, space: Space, trials: pa.Table, count: int) -> Iterator[Mapping[str, Any]]:

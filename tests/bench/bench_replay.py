@@ -3,7 +3,7 @@
     python tests/bench/bench_replay.py --table runs/design --problems trees:table_gain basins --seeds 12
 
 Problems: closed forms over the knobs of digits_cnn (ridge, cliff, basins, knobs) and emulators, `trees:TABLE` or
-`smooth:TABLE`, of pairs_gain, pairs_loss, rungs_gain, rungs_loss (tests/data), table_gain and table_loss (--table).
+`smooth:TABLE`, of pairs, rungs and label (tests/data) or table (--table), with _gain or _loss: `trees:label_gain`.
 Contestants: `noise`, also with options (`noise:n_startup=24:residual=False`), `tpe`, `gp` and `gp5` (10 and 5 start-up
 trials), `qmc`, `random`. Each row also says what the other recommendation makes of the same trials: ours is the
 sampler's, plain that of a Gaussian process over the knobs. Finished runs in --out are reused.
@@ -78,6 +78,8 @@ def noise_sampler(problem: Replay, seed: int, options: Mapping[str, Any]) -> Noi
     """Return our sampler with options: fields of `Parts`, or arguments of the sampler."""
     parts = {f.name: options[f.name] for f in fields(Parts) if f.name in options}
     rest = {k: v for k, v in options.items() if k not in parts}
+    if rest.get("noise") == "paper_aug":
+        rest["k_aug"] = problem.k_aug
     sampler = NoiseTargetedSampler(seed=seed, search_space=problem.space, **rest)
     if parts:
         sampler._parts = Parts(**parts)
@@ -110,7 +112,7 @@ def make_sampler(problem: Replay, contestant: str, seed: int) -> optuna.samplers
         startup = 5 if contestant == "gp5" else 10
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, deterministic_objective=False)
     if contestant == "qmc":
-        return optuna.samplers.QMCSampler(seed=seed, warn_independent_sampling=False)
+        return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
     if contestant == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     raise ValueError(f"unknown contestant {contestant!r}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from search_spaces import digits_cnn
+from sweeper.search.k_aug import KAug
 
 from .problems import CAP, FLOOR, PAIRS, Params, Space
 
 RUNGS = PAIRS.parent / "digits_rungs.parquet"
+LABEL = PAIRS.parent / "label_noise_pairs.parquet"
 DIGITS: Space = dict(digits_cnn.SPACE.knobs)
 _WORST_GAIN = -0.2  # a collapsed pair's gain in the mean; the sampler is told the cap, as in a sweep
 _FUZZ = 0.1  # width of the cliff in shares of collapsed pairs, so that blurred trees still have one
@@ -43,6 +45,7 @@ class Replay:
         collapse: Coordinates -> share of collapsed pairs, shape (n,); None if none collapses.
         fine: Coordinates -> mean score of the pairs that do not collapse, shape (n,); None is `mean`.
         penalty: Score that a sweep tells for a collapsed pair.
+        k_aug: Parameters -> factor of augmentation on the noise; None if no pair was probed.
         best: Largest true score that random search with local polish finds.
     """
 
@@ -52,6 +55,7 @@ class Replay:
     collapse: Callable[[np.ndarray], np.ndarray] | None = None
     fine: Callable[[np.ndarray], np.ndarray] | None = None
     penalty: float = -CAP
+    k_aug: KAug | None = None
     best: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -160,6 +164,16 @@ def _rungs(space: str) -> tuple[Mapping[str, Any], ...]:
 
 
 @cache
+def _label() -> tuple[Mapping[str, Any], ...]:
+    return tuple(pq.read_table(LABEL).to_pylist())
+
+
+def _label_k_aug() -> KAug:
+    probed = {r["augmentation_strength"]: r["k_aug"] for r in _label()}
+    return KAug({"none": probed}, "none")
+
+
+@cache
 def _pairs() -> tuple[Mapping[str, Any], ...]:
     out: list[dict[str, Any]] = []
     for r in pq.read_table(PAIRS).to_pylist():
@@ -242,6 +256,9 @@ def _emulated(name: str, folder: str | None) -> Replay:
         source = column(rows, space)
     elif table.startswith("pairs"):
         source = (gains if table == "pairs_gain" else losses)(_pairs(), _pairs_space())
+    elif table.startswith("label"):
+        source = (gains if table == "label_gain" else losses)(_label(), DIGITS)
+        return replace((trees if way == "trees" else smooth)(source), k_aug=_label_k_aug())
     else:
         if folder is None:
             raise ValueError(f"{name} needs --table: a run folder or a Parquet file with trials of digits_label_noise")
@@ -256,6 +273,7 @@ def _emulated(name: str, folder: str | None) -> Replay:
 def replay(name: str, seed: int, folder: str | None = None) -> Replay:
     """Return a problem by name: one of `FORMULAS`, or `<trees|smooth>:<table>_<gain|loss>`.
 
-    Tables are `pairs` (1,170 pairs), `rungs` (246 pairs) and `table` (the one in `folder`).
+    Tables are `pairs` (1,170 pairs), `rungs` (246 pairs), `label` (2,501 pairs of digits_label_noise) and `table` (the
+    one in `folder`).
     """
     return _formula(name, seed) if name in FORMULAS else _emulated(name, folder)

@@ -47,7 +47,6 @@ class Progress:
         self.stream = cast(TextIO, self.safe)
         self.bar: RichProgress | None = None
         self.warned: set[str] = set()
-        self.first_done: int | None = None
         self.last = -PLAIN_SECONDS
 
     def __enter__(self) -> Progress:
@@ -66,8 +65,6 @@ class Progress:
         for key in [k for k in status.warnings if k not in self.warned]:
             self.warned.add(key)
             self.line(f"warning: {key}: {status.warnings[key]}")
-        if self.first_done is None:
-            self.first_done = status.done
         if self.stream.isatty():
             self._show_bar(status)
         elif time.monotonic() - self.last >= PLAIN_SECONDS or status.done + status.failed >= status.budget:
@@ -103,7 +100,7 @@ class Progress:
         return f"{text} on {pluralize(status.workers, 'worker')}{device}"
 
     def _left(self, status: Status) -> str:
-        seconds = status.seconds_left(self.first_done or 0)
+        seconds = status.seconds_left()
         if seconds is None:
             return ""
         return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"

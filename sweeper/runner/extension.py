@@ -5,6 +5,7 @@ These trials have no number and the sampler `extend`, so the points of a design 
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -42,12 +43,14 @@ class Extension(Session):
             return None
         job = self.jobs[self.open.pop()]
         self.status.running += 1
+        self.status.pace.note_start(job.specs[0].digest, time.monotonic(), len(self.jobs) - len(self.open) - 1)
         self.status.target = job.context["noise_target"]
         self.report()
         return job
 
     def finish(self, job: Job, rows: list[Row]) -> None:
         """Take in the rows of a finished job."""
+        self.status.pace.note_end(job.specs[0].digest, time.monotonic())
         self._settle(rows, failed=all(r["outcome"] == "failed" for r in rows))
 
 

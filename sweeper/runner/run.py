@@ -203,7 +203,7 @@ def _drive(session: Session) -> bool:
 def _report_waiting(session: Session) -> None:
     """Say what a fixed order costs, if it costs much."""
     status = session.status
-    elapsed = time.monotonic() - (status.first_start or time.monotonic())
+    elapsed = time.monotonic() - (status.pace.begun or time.monotonic())
     if status.waited > _MUCH * elapsed:
         session.callbacks.say(
             f"a worker was free for {status.waited:.0f} of {elapsed:.0f} s, since it waited for the results of earlier "

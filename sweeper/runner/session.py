@@ -16,6 +16,7 @@ from sweeper.config.trials import build, measure_share
 from sweeper.errors import SpecError, StorageError
 from sweeper.formatting import pluralize
 from sweeper.runner.cost.budgets import Budgets
+from sweeper.runner.cost.pace import make_pace
 from sweeper.runner.jobs import Job, Row, was_stopped
 from sweeper.runner.proposers.search import Proposal, count_configurations
 from sweeper.runner.proposers.staged import make_proposer
@@ -86,14 +87,15 @@ class Session:
             len(spec.enqueue),
             known if spec.map or spec.confirm else None,
         )
-        if spec.proxy is not None:
-            stages = map(self.plan.stage_of, range(self.status.budget))
-            self.status.weights = [spec.proxy if stage in MAPPING else 1.0 for stage in stages]
+        self.status.pace = make_pace(self.plan, spec.sampler, spec.proxy)
         self.proposer = make_proposer(sweep, k_aug, self.plan, lambda: read_trials(self.run), callbacks.say)
         self.set_workers(1)
         # failures of earlier drivers
         self.stale = {(r["digest"], r["started"]) for r in rows if r["outcome"] == "failed"}
         self._restore(rows)
+        if self.plan.staged and self.open:
+            stage, position, size = self.plan.position(self.open[-1])
+            self.status.show_stage(stage, position - 1, size)
 
     def set_workers(self, workers: int) -> None:
         """Tell the proposer how many trials run at a time."""
@@ -170,6 +172,7 @@ class Session:
         if self._waiting_since is not None:
             self.status.waited += time.monotonic() - self._waiting_since
             self._waiting_since = None
+        asked = time.monotonic()
         job = self._prepare_job(number)
         if job is None:
             return None
@@ -177,7 +180,7 @@ class Session:
         if self.plan.staged:
             self.status.show_stage(*self.plan.position(number))
         self.status.running += 1
-        self.status.first_start = self.status.first_start or time.monotonic()
+        self.status.pace.note_start(number, time.monotonic(), number, self.status.stage, asked)
         self.report()
         return job
 
@@ -293,6 +296,7 @@ class Session:
     def finish(self, job: Job, rows: list[Row]) -> None:
         """Learn from the rows of a finished job."""
         assert job.number is not None
+        self.status.pace.note_end(job.number, time.monotonic())
         if self.pruner:
             self.pruner.learn(rows)
         rows = [*self.partial.pop(job.number, []), *rows]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from sweeper.runner.cost.pace import Pace
 
 
 @dataclass
@@ -22,13 +23,13 @@ class Status:
         warnings: Warning key -> the first trial's sentence.
         started: Start of the driver, from `time.monotonic`.
         repeats: Trials per proposal.
-        stage: Stage of the proposal that started last: map, search or confirm; empty in a sweep without stages.
+        stage: Stage of the proposal that started last, before that of the first one: map, search or confirm; empty in a
+            sweep without stages.
         stage_started, stage_budget: Proposals of that stage that have started, and all of it.
         waited: Time of free workers that waited for the results of others [s].
         workers: Proposals that may run at a time; None if unknown.
         device: Device of the trials; empty before the first result.
-        first_start: Start of the first proposal of this driver, from `time.monotonic`; None before it.
-        weights: Training budget per proposal, in order; empty if all have the same.
+        pace: Times of the trials of this driver, for the time left.
     """
 
     budget: int
@@ -48,30 +49,14 @@ class Status:
     waited: float = 0.0
     workers: int | None = None
     device: str = ""
-    first_start: float | None = None
-    weights: Sequence[float] = ()
+    pace: Pace = field(default_factory=Pace)
 
-    def seconds_left(self, done_before: int) -> float | None:
-        """Return the expected time to the end [s]; None before the first result of this driver.
-
-        A running proposal counts as half done. The start of Ray and the checks before it do not count.
-
-        Args:
-            done_before: Proposals that were done before this driver.
-        """
-        ended = self.done + self.failed
-        finished = self._work(ended) - self._work(done_before)
-        running = (self._work(ended + self.running) - self._work(ended)) / 2
-        left = self._work(self.budget) - self._work(ended) - running
-        if self.first_start is None or ended - done_before < 1 or left <= 0:
-            return None
-        return (time.monotonic() - self.first_start) / (finished + running) * left
-
-    def _work(self, count: int) -> float:
-        return math.fsum(self.weights[:count]) if self.weights else count
+    def seconds_left(self) -> float | None:
+        """Return the expected wall time to the end [s]; None before the first result of this driver."""
+        return self.pace.find_left(time.monotonic(), self.budget, self.done + self.failed, self.workers or 1)
 
     def show_stage(self, stage: str, position: int, size: int) -> None:
-        """Note the stage of the configuration that starts."""
+        """Note the stage of the configuration that starts, its position there from 1, and the size of the stage."""
         self.stage, self.stage_started, self.stage_budget = stage, position, size
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from sweeper.cli.progress import Progress
 from sweeper.client import Client
@@ -43,6 +44,7 @@ class EventPrinter:
         elif event.type == "progress":
             for key in _COUNTS:
                 setattr(self._status, key, data.get(key, getattr(self._status, key)))
+            self._status.pace.note_count(time.monotonic(), self._status.done + self._status.failed)
             self._status.stage = data.get("stage") or ""
             self._progress(self._status)
         elif event.type == "target":

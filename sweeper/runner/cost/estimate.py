@@ -125,8 +125,8 @@ def run_pilot(sweep: PreparedSweep, callbacks: Callbacks) -> Pilot:
 
     def note(status: Status) -> None:
         seen["workers"] = float(status.workers or 1)
-        if status.first_start is not None:
-            seen.setdefault("startup", status.first_start - started)
+        if status.pace.begun is not None:
+            seen.setdefault("startup", status.pace.begun - started)
         callbacks.listener(status)
 
     parent = Path(spec.out).parent if spec.out and "://" not in spec.out else None

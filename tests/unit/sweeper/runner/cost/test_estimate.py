@@ -11,7 +11,7 @@ from sweeper import SpecError, SweepSpec
 from sweeper.cli.main import main
 from sweeper.config.prepared import PreparedSweep, prepare
 from sweeper.runner.cost.estimate import estimate_cost, predict_seconds
-from sweeper.runner.status import QUIET, Status
+from sweeper.runner.status import QUIET
 
 
 def _sweep(**keys: Any) -> PreparedSweep:
@@ -55,15 +55,6 @@ def test_a_proxy_trains_a_share_and_scores_in_full(capsys: pytest.CaptureFixture
     assert predict_seconds(_sweep(fixed={"batch_size": 32}), [row], 0.25) == pytest.approx(22 * 8 * 2e-3 / 4 + 0.1)
     assert main(["run", "digits_label_noise", "--trials", "60", "--proxy", "0.25", "--dry-run"]) == 0
     assert "(map 36 at 0.25 of the budget, search 12, confirm 12)" in " ".join(capsys.readouterr().out.split())
-
-
-def test_the_time_left_counts_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.monotonic", lambda: 110.0)
-    plain = Status(10, done=5, first_start=100.0)
-    assert plain.seconds_left(0) == pytest.approx(10.0)
-    assert Status(10, done=5, running=2, first_start=100.0).seconds_left(1) == pytest.approx(10.0 / 5 * 4)
-    mapped = Status(10, done=4, running=2, first_start=100.0, weights=[0.25] * 4 + [1.0] * 6)
-    assert mapped.seconds_left(0) == pytest.approx(10.0 / 2 * 5)
 
 
 def test_a_dry_run_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

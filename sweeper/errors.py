@@ -29,6 +29,10 @@ class SpecError(ValueError):
     """A sweep cannot run as specified."""
 
 
+class MissingFolderError(SpecError):
+    """There is no folder of the name that the user gives."""
+
+
 class StorageError(OSError):
     """A sweep cannot read or write its storage."""
 

@@ -13,7 +13,7 @@ import pyarrow.compute
 
 from dashboards.data.runs import Run
 from sweeper.config.spec import SweepSpec
-from sweeper.errors import SpecError
+from sweeper.errors import MissingFolderError, SpecError
 from sweeper.formatting import pluralize
 from sweeper.storage.incremental import IncrementalTable
 from sweeper.storage.location import Place, place_of
@@ -79,7 +79,7 @@ class Folder:
         for table in self._tables.values():
             changed |= table.refresh(self.place)
         if self._run is None and not self.place.exists():
-            raise SpecError(f"there is no folder {self.text}")
+            raise MissingFolderError(f"there is no folder {self.text}")
         running = is_running(self.place)
         if self._run is None or changed or running != self._run.running:
             self._run = self._make_run(running)

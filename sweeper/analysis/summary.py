@@ -146,6 +146,7 @@ def summarize_sweep(
     noise: str,
     posterior: Posterior | None = None,
     analysis: Analysis | None = None,
+    objective: str | None = None,
 ) -> dict[str, Any]:
     """Return a sweep's results: summary, Pareto set, recommendations, warnings and file paths.
 
@@ -155,16 +156,22 @@ def summarize_sweep(
         noise: Noise to show.
         posterior: The model's posterior for that noise, if known; else it is fitted here.
         analysis: Analysis of the sweep's objective and noise, if known; else the trials are analysed here.
+        objective: Objective that chooses the winner; the sweep's by default. A winner by another is not confirmed.
     """
     from sweeper.analysis.best import choose_winner, find_over_limits
     from sweeper.analysis.evidence.analyse import find_analysis
     from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH, summarize
     from sweeper.analysis.scorecard.answer import find_answer
+    from sweeper.analysis.stages.confirmation import ignore_confirmation
     from sweeper.storage.run_folder import stored_spec
     from sweeper.storage.tables import weights_of
 
-    spec = stored_spec(folder)
+    spec, flags = stored_spec(folder), ""
+    if objective is not None and objective != spec.objective:
+        others = tuple(name for name in spec.further_objectives if name != objective)
+        spec = spec.model_copy(update={"objective": objective, "further_objectives": others})
+        trials, flags = ignore_confirmation(trials), f" --objective {objective}"
     place = place_of(folder)
     folder = place.local.absolute() if place.local else place.uri
     posterior, lost = posterior or fit_posterior(spec, trials, noise), find_over_limits(trials, spec)
@@ -179,7 +186,8 @@ def summarize_sweep(
     space = find_space(spec)
     analysis = analysis or find_analysis(trials, spec.objective, spec.noise)[0]
     record["preferred"] = record_preferred(analysis, noise)
-    record["answer"] = find_answer(spec, space, trials, posterior, show_path(folder), record["page"], analysis).record()
+    found = find_answer(spec, space, trials, posterior, show_path(folder), record["page"], analysis, flags)
+    record["answer"] = found.record()
     try:
         best = choose_winner(trials, spec.objective, posterior, lost)
         record["recommendations"] = _recommend_each(trials, noise, BOTH, {spec.objective: best})

@@ -118,14 +118,19 @@ def _choose(action: Callable[[Arguments], int], args: Arguments) -> Callable[[Ar
 
 def run_action(action: Callable[[Arguments], int], args: Arguments) -> int:
     """Run a command and return its exit code; an error is one line on stderr."""
-    from sweeper.errors import SpecError
+    from sweeper.errors import MissingFolderError, SpecError
     from sweeper.runner.signals import sigterm_as_sigint
 
     try:
         with sigterm_as_sigint(), _print_skipped_parts():
             return _choose(action, args)(args)
     except SpecError as error:
-        print(f"error: {_join_lines(error)}", file=sys.stderr)
+        hint = ""
+        if isinstance(error, MissingFolderError):
+            from sweeper.cli.run_folders import suggest_folders
+
+            hint = suggest_folders(args)
+        print(f"error: {_join_lines(error)}{hint}", file=sys.stderr)
         return ExitCode.USAGE
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of stdout has exited

@@ -41,7 +41,7 @@ JOB_SERVER = (
 )  # fmt: skip
 DETACH = Option("--detach", "", "With --server: return while the sweep runs.", default=False, group="service")
 DRY_RUN = (
-    Option("--dry-run", "", "Print the trials of the sweep, or with --server its cost, and run nothing.",
+    Option("--dry-run", "", "Check the sweep and count its trials by stage, with --server give its cost. Runs nothing.",
            dest="estimate", default=False, group="cluster"),
     Option("--pilot", "", "With --dry-run: run two trials and print the time that the sweep will take.", default=False,
            group="cluster"),

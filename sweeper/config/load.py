@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from search_spaces import Space, load
+from search_spaces import Space, load, names
 from sweeper.config.plain_text import check_plain_values
 from sweeper.config.points import convert_points, read_points
 from sweeper.config.prepared import PreparedSweep, prepare
@@ -93,6 +93,12 @@ def load_sweep(target: str, flags: Mapping[str, Any] | None = None) -> PreparedS
 def _read_source(target: str) -> SpecSource:
     if target.endswith((".yaml", ".yml")):
         return SpecSource(*read_yaml(Path(target)), target)
+    if not target.endswith(".py") and target not in names() and (Path(target).exists() or "/" in target):
+        what = "a folder" if Path(target).is_dir() else "another file" if Path(target).exists() else "no such file"
+        raise SpecError(
+            "a sweep is the name of a space, a space file (.py), or a sweep file: YAML (.yaml) with the key `space`; "
+            f"got {target}, {what}; `sweeper spaces` lists the spaces"
+        )
     return SpecSource({"space": str(Path(target).resolve()) if target.endswith(".py") else target})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
 from sweeper.config.points import convert_points
 from sweeper.config.prepared import AUGMENTED, PreparedSweep
@@ -12,6 +13,7 @@ from sweeper.config.space import corner_params
 from sweeper.config.spec import SweepSpec
 from sweeper.config.trials import blame_proxy, is_stacked, shorten_all
 from sweeper.errors import SpecError
+from sweeper.formatting import pluralize
 from sweeper.runner.proposers.staged import make_proposer
 from sweeper.search.k_aug import KAug
 from sweeper.search.noise_targets import (
@@ -20,6 +22,7 @@ from sweeper.search.noise_targets import (
     check_target,
 )
 from sweeper.search.objectives import OBJECTIVES
+from sweeper.search.stages import find_fewest_to_confirm
 from trainables.noise import KNOBS, NOISE
 from trainables.pair.plugin import line_in
 from trainables.pair.record import is_out_of_memory
@@ -36,10 +39,11 @@ def check_sweep(sweep: PreparedSweep) -> PreparedSweep:
         The sweep, with the noise constant `examples`.
 
     Raises:
-        SpecError: Data, a model or the sampler cannot be built, a batch is larger than the training set, or the
+        SpecError: The folder of the data is missing. Data, a model or the sampler cannot be built, a batch is larger than the training set, or the
             training budget of the proxy is too small.
     """
     spec, space = sweep.spec, sweep.space
+    _check_data(spec)
     try:
         first = next(corner_params(space))
         enqueued = [space.build({**first, **point}) for point in convert_points(space, spec.enqueue)]
@@ -71,6 +75,22 @@ def check_sweep(sweep: PreparedSweep) -> PreparedSweep:
         raise SpecError(f"a trial cannot be set up: {spec.space}{line}: {type(error).__name__}: {text}") from error
     _check_positive(spec, trials, sweep.constants)
     return sweep
+
+
+def describe_unconfirmed(spec: SweepSpec) -> str:
+    """Return a sentence for a sweep that has too few trials to confirm its answer; empty for any other."""
+    if not spec.confirm:
+        return ""
+    needed = find_fewest_to_confirm(spec.trials, spec.confirm, len(spec.enqueue))
+    if needed == spec.trials:
+        return ""
+    return f"{pluralize(spec.trials, 'trial')} cannot spare fresh pairs to confirm the answer: --trials {needed} can"
+
+
+def _check_data(spec: SweepSpec) -> None:
+    # the folders of a cluster's nodes are unknown here
+    if spec.data and not spec.address and not spec.download and not Path(spec.data).is_dir():
+        raise SpecError(f"data must be a folder that exists, got {spec.data}; create it, or leave --data out")
 
 
 def _inspect(sweep: PreparedSweep, trials: Sequence[PairSpec], runtime: Runtime) -> int:

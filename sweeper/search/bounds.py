@@ -11,26 +11,31 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 NEAR = 0.02
 """Share of a continuous range that counts as its end, on the range's own scale."""
 _FEWEST = 3
-_FIRM = frozenset({"momentum", "weight_decay", "augmentation_strength"})
-"""Knobs that are never negative: no range of theirs can begin below 0."""
+_FIRM: Mapping[str, Mapping[str, float]] = {
+    "momentum": {"lower": 0.0},
+    "weight_decay": {"lower": 0.0},
+    "augmentation_strength": {"lower": 0.0, "upper": 1.0},
+}
+"""Ends that no range of a knob can pass."""
 
 
 def find_bounds(knobs: Mapping[str, BaseDistribution], params: Mapping[str, Any]) -> dict[str, str]:
     """Return knob -> `lower` or `upper`, for the values at an end that a wider range would move.
 
     Choices count if they are at least three different numbers; a whole number counts at the first and the last value.
-    A range of fewer than three values has no inside, and 0 is no end of a knob that cannot be negative.
+    A range of fewer than three values has no inside. The end of what a knob may be does not count.
 
     Args:
         knobs: Knob -> distribution.
         params: Knob -> value; a knob without a value does not count.
     """
     found = {name: _find_end(knob, params[name]) for name, knob in knobs.items() if name in params}
-    return {name: end for name, end in found.items() if end and not _is_firm(name, end, params[name])}
+    return {name: end for name, end in found.items() if end and not _is_firm(name, end, knobs[name])}
 
 
-def _is_firm(name: str, end: str, value: Any) -> bool:
-    return name in _FIRM and end == "lower" and value == 0
+def _is_firm(name: str, end: str, knob: Any) -> bool:
+    low, high = (min(c), max(c)) if (c := getattr(knob, "choices", None)) else (knob.low, knob.high)
+    return _FIRM.get(name, {}).get(end) == (low if end == "lower" else high)
 
 
 def _find_end(knob: BaseDistribution, value: Any) -> str:

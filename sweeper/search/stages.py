@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, count
 
 PILOT, MAP, SEARCH, CHOOSE, REPORT = "pilot", "map", "search", "choose", "report"
 """Values of the column `stage`. A pilot finds the range of the map. `choose` and `report` are the halves of *confirm*:
@@ -111,6 +111,17 @@ def plan_stages(
 def _count_confirming(free: int, trials: int, share: float) -> int:
     confirming = min(round(share * trials), free)
     return confirming if confirming >= _FEWEST_TO_CONFIRM else 0
+
+
+def find_fewest_to_confirm(trials: int, share: float, enqueued: int = 0) -> int:
+    """Return how many trials a sweep needs to confirm its answer, at least `trials`.
+
+    Args:
+        trials: Configurations of the sweep.
+        share: Share of the trials that confirm the answer, in (0, 1].
+        enqueued: Configurations of the user.
+    """
+    return next(n for n in count(max(1, trials)) if _count_confirming(n - enqueued, n, share))
 
 
 def _split(trials: int, confirming: int) -> tuple[tuple[str, int], ...]:

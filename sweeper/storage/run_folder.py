@@ -21,7 +21,7 @@ from sweeper.config.plain_text import check_plain_values
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_source import read_yaml
 from sweeper.config.yaml_text import with_numbers
-from sweeper.errors import SpecError
+from sweeper.errors import MissingFolderError, SpecError
 from sweeper.formatting import pluralize
 from sweeper.storage.lease import Hold, hold_lease, holder
 from sweeper.storage.location import Place, place_of
@@ -54,8 +54,9 @@ def stored_spec(run: str | Path | Place) -> SweepSpec:
         raise SpecError(f"{place.text} is a file, not a run folder")
     text = place.read_text(SPEC_FILE)
     if text is None:
-        gone = f"there is no folder {place.text}"
-        raise SpecError(f"{place.text} holds no sweep: {SPEC_FILE} is missing" if place.exists() else gone)
+        if not place.exists():
+            raise MissingFolderError(f"there is no folder {place.text}")
+        raise SpecError(f"{place.text} holds no sweep: {SPEC_FILE} is missing")
     return spec_of(place, text)
 
 

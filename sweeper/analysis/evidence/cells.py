@@ -24,7 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sweeper.analysis.regime import tail_floors
-from sweeper.analysis.stages.designed import find_adaptive
+from sweeper.analysis.stages.designed import find_adaptive, find_designed
 from sweeper.search.noise_sampler.single_index import tail_floor
 from sweeper.search.objectives import Objective
 from trainables.noise import NOISE
@@ -51,6 +51,7 @@ class Cells:
         factors: Varying knob -> logarithm of its factor with the signs of `fitted`, shape (C,).
         knobs: Knob -> its value, shape (C,), with augmentation policies as numbers.
         samplers: Adaptive samplers that chose any of the configurations.
+        designed: Number of the configurations that no result chose.
         tail: Number of repeats that the floor raised.
     """
 
@@ -64,6 +65,7 @@ class Cells:
     knobs: Mapping[str, Array]
     samplers: tuple[str, ...]
     tail: int = 0
+    designed: int = 0
 
     def __len__(self) -> int:
         return len(self.config)
@@ -154,6 +156,7 @@ def collect(trials: pa.Table, goal: Objective, *, broken: bool = False) -> Cells
         factors=_factors(knobs),
         knobs=knobs,
         samplers=find_adaptive(trials),
+        designed=len(groups.keys() & find_designed(trials)),
     )
 
 

@@ -29,7 +29,7 @@ from sweeper.analysis.evidence.two_lines import (
     run_two_lines,
 )
 from sweeper.analysis.regime import EDGE, GRID, MIN_CONFIGS, edges
-from sweeper.analysis.stages.designed import DIGITS
+from sweeper.analysis.stages.designed import DIGITS, MIN_LEVELS
 from sweeper.formatting import pluralize
 
 HUMP, CLIFF, UNDETERMINED = "hump", "plateau then cliff", "undetermined"
@@ -110,9 +110,10 @@ def judge(cells: Cells, everything: Cells, noise: str, *, seed: int = 0, draws: 
 
 def _explain_no_hump(cells: Cells, gate: TwoLines, share: float, left_out: LeaveOneOut) -> str:
     if cells.samplers:
+        tried = f"{cells.designed} in {pluralize(len(cells), 'configuration')}"
         return (
             f"the {' and '.join(cells.samplers)} sampler chose these noises by results, which biases the shape; a "
-            "verdict needs designed noises"
+            f"verdict needs {MIN_LEVELS} designed noises, got {tried}"
         )
     if not gate.passed:
         sides = (("improvement up to", gate.p_up), ("decline beyond", gate.p_down))

@@ -100,6 +100,7 @@ def find_answer(
     run: str,
     page: str | None = None,
     analysis: Analysis | None = None,
+    flags: str = "",
 ) -> Answer:
     """Return the answer of a sweep.
 
@@ -111,6 +112,7 @@ def find_answer(
         run: Run folder as the user names it, for the next command.
         page: Path or URI of the sweep's page.
         analysis: Analysis of the sweep's objective and noise, if known; else the trials are analysed here.
+        flags: Flags of the next command, with a leading blank.
     """
     goal = resolve_objective(spec.objective, trials)
     found, doubt = (analysis, "") if analysis else find_analysis(trials, spec.objective, spec.noise)
@@ -131,7 +133,7 @@ def find_answer(
         scores=_find_scores(winner, confirmation),
         certainty=_describe_certainty(winner, confirmation, trials) + _describe_rest(spec, trials),
         remarks=find_remarks(spec, space, trials, winner, shlex.quote(run)),
-        next=_find_next(badge, winner, run, count_left(spec, trials)),
+        next=_find_next(badge, winner, run, count_left(spec, trials), flags),
         page=page,
         origin=_find_origin(trials),
     )
@@ -297,12 +299,13 @@ def _find_worth(winner: Mapping[str, Any] | None, scores: Mapping[str, Mapping[s
     )
 
 
-def _find_next(badge: Badge, winner: Mapping[str, Any] | None, run: str, left: int) -> str:
+def _find_next(badge: Badge, winner: Mapping[str, Any] | None, run: str, left: int, flags: str) -> str:
     folder = shlex.quote(run)
     if left:
         return f"sweeper resume {folder}"
     if winner is None:
         return f"sweeper status {folder}"
+    folder += flags
     if badge.word in (Word.HUMP, Word.NO_OPTIMUM):
         if winner["trainable"] in _WITHOUT_WEIGHTS:
             return f"sweeper recommend {folder}"

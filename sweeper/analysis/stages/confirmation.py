@@ -11,7 +11,7 @@ import pyarrow as pa
 from scipy.stats import t
 
 from sweeper.search.objectives import Objective, resolve_objective
-from sweeper.search.stages import CHOOSE, REPORT
+from sweeper.search.stages import CHOOSE, REPORT, SEARCH
 from trainables.result import Outcome
 
 REPORTED = (
@@ -106,6 +106,13 @@ def find_confirmation(trials: pa.Table, objective: str) -> Confirmation | None:
         failed=tuple(broken),
         compared=_compare([r for r in rows if r["stage"] == CHOOSE], goal.column),
     )
+
+
+def ignore_confirmation(trials: pa.Table) -> pa.Table:
+    """Return trials whose fresh pairs count as pairs of the search: these confirm what another objective chose."""
+    stages = [SEARCH if stage in (CHOOSE, REPORT) else stage for stage in trials["stage"].to_pylist()]
+    at = trials.schema.get_field_index("stage")
+    return trials.set_column(at, trials.schema.field(at), pa.array(stages, trials.schema.field(at).type))
 
 
 def group_reports(

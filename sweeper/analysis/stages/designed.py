@@ -82,6 +82,12 @@ def find_share(trials: pa.Table) -> float | None:
     return next((share for share in trials["proxy"].to_pylist() if share), None) if mark_proxy(trials).any() else None
 
 
+def find_designed(trials: pa.Table) -> frozenset[str]:
+    """Return the configurations of the designed trials."""
+    columns = (trials[name].to_pylist() for name in ("config", "sampler", "stage"))
+    return frozenset(config for config, sampler, stage in zip(*columns, strict=True) if is_designed(sampler, stage))
+
+
 def find_adaptive(trials: pa.Table) -> tuple[str, ...]:
     """Return the names of the samplers that chose trials by results."""
     kinds = zip(trials["sampler"].to_pylist(), trials["stage"].to_pylist(), strict=True)

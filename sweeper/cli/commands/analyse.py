@@ -6,13 +6,14 @@ import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from sweeper.cli.commands.inspect import check_objective
 from sweeper.cli.options import COMMON, OBJECTIVE_HELP, SHOWN_NOISE, objectives
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.errors import ExitCode, SpecError
 from sweeper.formatting import cell_text, format_table, is_value, name_knob, number, pluralize, show_path, wrap
 from sweeper.search.noise_targets import check_shown
-from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
+from sweeper.search.objectives import SPLIT_WORDS
 from trainables.registry import UnknownName, unknown
 from trainables.result import SPLITS
 
@@ -177,9 +178,9 @@ def _title(folder: str, folders: int) -> str:
 
 
 def _check_options(args: Arguments) -> str | None:
+    if args.objective is not None:
+        check_objective(args.objective)
     try:
-        if args.objective:
-            OBJECTIVES[args.objective]
         if args.noise:
             check_shown(args.noise)
         if args.split is not None and args.split not in SPLITS:

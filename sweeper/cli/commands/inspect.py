@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from search_spaces._entries import find_entry
 from sweeper.analysis.stages.designed import mark_proxy
 from sweeper.analysis.text import describe_bounds, format_posterior, format_record
-from sweeper.cli.options import COUNT, INTEGER, RUN_DIR, SERVED, SHOWN_NOISE
+from sweeper.cli.options import COUNT, INTEGER, OBJECTIVE_HELP, RUN_DIR, SERVED, SHOWN_NOISE, objectives
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import ExitCode, SpecError
 from sweeper.formatting import format_table, number, pluralize, show_path, wrap
 from sweeper.storage.location import is_uri
+from trainables.registry import UnknownName
 
 if TYPE_CHECKING:
     from trainables.result import PairOutput
@@ -112,6 +113,10 @@ _SAVE = (
            "language model a folder that from_pretrained loads."),
     Option("--rank", "R", "Write a merge of adapters as an adapter of rank R, not as a whole model.", type=COUNT),
 )  # fmt: skip
+_OBJECTIVE = Option(
+    "--objective", "NAME", f"{OBJECTIVE_HELP} (default: the sweep's). Nothing confirms the winner of another one.",
+    names=objectives,
+)  # fmt: skip
 _DIGEST = Argument("digest", "DIGEST", "Digest of the trial, or the start of it.")
 _DATA = Option("--data", "ROOT", "Folder with the data sets (default: the sweep's).")
 _LISTENING = (
@@ -171,12 +176,14 @@ def _cell(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-@command(RUN_DIR, _SAVE, SHOWN_NOISE, SERVED)
+@command(RUN_DIR, _SAVE, _OBJECTIVE, SHOWN_NOISE, SERVED)
 def best(args: Arguments) -> int:
     """`sweeper best DIR [--save FILE|DIR]`."""
     check_rank(args)
     spec, trials, noise = read_run(args)
-    record = summarize_sweep(args.dir, trials, noise)
+    if args.objective is not None:
+        check_objective(args.objective)
+    record = summarize_sweep(args.dir, trials, noise, objective=args.objective)
     if args.save:
         from sweeper.runner.results.winner import find_row, save_winner
 
@@ -189,6 +196,20 @@ def best(args: Arguments) -> int:
         record |= {"discarded": saved.discarded} if saved.discarded is not None else {}
     emit(args.json, record, "\n".join([format_sweep(record), *format_saved(record)]))
     return ExitCode.DONE
+
+
+def check_objective(name: str) -> None:
+    """Check that an objective exists.
+
+    Raises:
+        SpecError: It does not; the message names similar ones.
+    """
+    from sweeper.search.objectives import OBJECTIVES
+
+    try:
+        OBJECTIVES[name]
+    except UnknownName as error:
+        raise SpecError(str(error)) from None
 
 
 def check_rank(args: Arguments) -> None:

@@ -144,7 +144,7 @@ def _list_knobs(spec: Mapping[str, Any]) -> list[str]:
 
 def best(args: Arguments) -> int:
     """`sweeper best ID [--save FILE|DIR]`."""
-    refuse(args, _NO_NOISE)
+    refuse(args, {**_NO_NOISE, "objective": "the service chooses a winner by the objective that it searched"})
     check_rank(args)
     with _client(args) as client:
         sweep = client.sweep(args.dir)

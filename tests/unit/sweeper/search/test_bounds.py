@@ -40,9 +40,12 @@ def test_a_value_at_an_end_of_an_order_is_named(knob: BaseDistribution, value: A
     assert find_bounds({"x": knob}, {"x": value}) == ({"x": end} if end else {})
 
 
-def test_a_knob_that_cannot_be_negative_has_no_lower_end_at_zero() -> None:
-    knobs = {"momentum": MOMENTA, "weight_decay": FloatDistribution(0.0, 0.1), "x": FloatDistribution(0.0, 1.0)}
-    assert find_bounds(knobs, {"momentum": 0.0, "weight_decay": 0.0, "x": 0.0}) == {"x": "lower"}
+def test_the_end_of_what_a_knob_may_be_does_not_count() -> None:
+    unit, decays = FloatDistribution(0.0, 1.0), FloatDistribution(0.0, 0.1)
+    knobs = {"momentum": MOMENTA, "weight_decay": decays, "augmentation_strength": unit, "x": unit}
+    assert find_bounds(knobs, dict.fromkeys(knobs, 0.0)) == {"x": "lower"}
+    most = {"momentum": 0.95, "weight_decay": 0.1, "augmentation_strength": 0.99, "x": 1.0}
+    assert find_bounds(knobs, most) == {"momentum": "upper", "weight_decay": "upper", "x": "upper"}
     assert find_bounds({"momentum": CategoricalDistribution((0.5, 0.8, 0.9))}, {"momentum": 0.5}) == {
         "momentum": "lower"
     }

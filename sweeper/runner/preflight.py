@@ -39,8 +39,8 @@ def check_sweep(sweep: PreparedSweep) -> PreparedSweep:
         The sweep, with the noise constant `examples`.
 
     Raises:
-        SpecError: The folder of the data is missing. Data, a model or the sampler cannot be built, a batch is larger than the training set, or the
-            training budget of the proxy is too small.
+        SpecError: The folder of the data is missing. Data, a model or the sampler cannot be built. A batch is larger
+            than the training set, or the training budget of the proxy is too small.
     """
     spec, space = sweep.spec, sweep.space
     _check_data(spec)

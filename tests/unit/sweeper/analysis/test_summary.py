@@ -1,12 +1,17 @@
 """The record of a sweep: counts, cost, best noise, and the winner by the posterior's rule."""
 
+from pathlib import Path
+
 import pytest
 
 from sweeper.analysis.posterior import Favourite, Posterior
 from sweeper.analysis.recommend import find_best
-from sweeper.analysis.summary import count_sweep, record_sweep
+from sweeper.analysis.summary import count_sweep, record_sweep, summarize_sweep
 from sweeper.analysis.text import format_best
+from sweeper.cli.main import main
 from sweeper.config.spec import SweepSpec
+from tests.support.inline_sweeps import PLAIN
+from tests.support.inline_sweeps import sweep as run_inline
 from tests.support.trial_rows import hump, sweep, table, trial
 
 SPEC = SweepSpec(space="synthetic", objective="gain_mean", repeats=2)
@@ -71,3 +76,24 @@ def test_the_best_of_several_tasks_names_each_task() -> None:
     assert one is not None
     assert one["tasks"] == []
     assert "parent A" in format_best({"best": one, "objective": "merged_loss", "trials": 1})
+
+
+def test_another_objective_has_a_winner_of_its_own_that_nothing_confirms(tmp_path: Path) -> None:
+    results = run_inline(tmp_path, sampler="noise", objective="gain_mean", trials=40, seed=1)
+    own = summarize_sweep(tmp_path, results.trials, "paper")
+    other = summarize_sweep(tmp_path, results.trials, "paper", objective="merged_loss")
+    assert own["answer"]["confirmed"] == 4
+    assert other["answer"]["confirmed"] == 0
+    rows = [r for r in results.trials.to_pylist() if r["outcome"] == "ok"]
+    assert other["best"]["digest"] in {r["digest"] for r in rows}
+    assert other["answer"]["objective"] == "merged_loss"
+    assert other["answer"]["next"].partition(" --objective ")[2].startswith("merged_loss")
+    assert summarize_sweep(tmp_path, results.trials, "paper", objective="gain_mean")["answer"] == own["answer"]
+
+
+def test_best_takes_an_objective(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_inline(tmp_path, sampler="random", objective="gain_mean", trials=8, **PLAIN)
+    assert main(["best", str(tmp_path), "--objective", "merged_loss"]) == 0
+    assert "expect:  merged validation loss" in capsys.readouterr().out
+    assert main(["best", str(tmp_path), "--objective", "merged_los"]) == 2
+    assert "did you mean merged_loss" in capsys.readouterr().err

@@ -20,7 +20,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "command",
     ["best", "status", "list", "recommend", "analyse", "resume", "extend", "dashboard", "compare", "compact",
-     "export --csv x.csv"],
+     "export --html x.html"],
 )  # fmt: skip
 def test_a_mistyped_run_folder_gets_the_nearest_one(
     command: str, runs: Path, capsys: pytest.CaptureFixture[str]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from trainables.spec import PairSpec
 from trainables.tasks.batches import steps_per_epoch
@@ -72,26 +71,6 @@ def _find_stable(factor: Callable[[int], float], steps: int) -> range:
     first = next((step for step in range(steps) if factor(step) >= 1 - 1e-9), steps)
     last = next((step for step in reversed(range(first, steps)) if factor(step) >= 1 - 1e-9), first - 1)
     return range(first, last + 1)
-
-
-def make_factor(
-    schedule: str, steps: int, warmup: float, decay: float, noise_schedule: Mapping[str, Any]
-) -> Callable[[int], float]:
-    """Return step -> factor of the learning rate in a training of `steps` steps, as in a child of a trial.
-
-    Args:
-        schedule: As in a `PairSpec`.
-        steps: Number of steps.
-        warmup: As in a `PairSpec`.
-        decay: As in a `PairSpec`.
-        noise_schedule: As in a `PairSpec`; the learning rate follows it.
-    """
-
-    def factor(step: int) -> float:
-        return SCHEDULES[schedule](step, steps, warmup, decay)
-
-    noise = make_noise_schedule(noise_schedule, _find_stable(factor, steps))
-    return lambda step: factor(step) * noise.at(step)
 
 
 def check_steering(spec: PairSpec) -> None:

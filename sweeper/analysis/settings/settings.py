@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from sweeper.analysis.settings.schedule_code import write_schedule
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_text import write
 from sweeper.errors import SpecError
@@ -257,21 +258,18 @@ def to_torch(settings: Settings) -> str:
         *([f"This code leaves out {', '.join(f'{k} = {v!r}' for k, v in left.items())}."] if left else []),
     ]
     course = {} if "noise_schedule" in left else dict(spec.noise_schedule)
-    source, factor = (
-        ("legs import make_factor", f"make_factor({spec.schedule!r}, steps, {spec.warmup!r}, {spec.decay!r}, {course})")
-        if course
-        else ("schedules import SCHEDULES", f"SCHEDULES[{spec.schedule!r}]")
-    )
-    rate = "factor" if course else f"lambda step: factor(step, steps, {spec.warmup!r}, {spec.decay!r})"
+    schedule, factor = write_schedule(spec.schedule, spec.warmup, spec.decay, course)
     lines = [
         *_comment(*_promise(settings), *about),
+        *(["import math", ""] if any("math." in line for line in schedule) else []),
         needs,
         "from torch.optim.lr_scheduler import LambdaLR",
-        f"from trainables.training.{source}",
         "",
         f"optimizer = {call}  # batch size {spec.batch_size}",
-        f"factor = {factor}  # of the learning rate, over `steps` optimizer steps",
-        f"scheduler = LambdaLR(optimizer, {rate})",
+        *schedule,
+        "",
+        "",
+        f"scheduler = LambdaLR(optimizer, {factor})",
     ]
     return "\n".join(lines) + "\n"
 

@@ -32,6 +32,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from sweeper.errors import SpecError
+from sweeper.storage.digests import DIGEST, digest_values
 from sweeper.storage.location import Place, place_of
 from sweeper.storage.schema import GONE, MANY, META, ROUNDS, SCHEMAS, SEPARATOR, VERSION, NewerSchema, SearchRow
 from trainables.result import (
@@ -64,11 +65,11 @@ def write_table(place: Place, table: str, name: str, data: pa.Table, few: bool =
     """
     # statistics, dictionaries and column descriptions would be four fifths of the size of a few rows
     compact: dict[str, Any] = {"use_dictionary": not few, "write_statistics": not few, "store_schema": False}
-    compact["write_page_checksum"] = True  # detects flipped bits
+    compact["write_page_checksum"] = True  # detects flipped bits of a page, and the digest those of its header
     content = pa.BufferOutputStream()
     with pq.ParquetWriter(content, data.schema, **compact) as writer:
         writer.write_table(data)
-        writer.add_key_value_metadata(data.schema.metadata)
+        writer.add_key_value_metadata({**(data.schema.metadata or {}), DIGEST: digest_values(data)})
     place.write(f"{table}/{name}.parquet", content.getvalue())
 
 
@@ -149,6 +150,9 @@ def read_part(place: Place, path: str, table: str) -> pa.Table | str:
         if version.isdigit() and int(version) > SCHEMA_VERSION:
             # its columns may have other meanings
             raise NewerSchema(path, int(version))
+        stored = (data.schema.metadata or {}).get(DIGEST)
+        if stored is not None and stored != digest_values(data):
+            return "does not hold the values that were written"
         names = data.column_names  # each access builds this list
         if version == schema.metadata[VERSION] and _fixed_columns(names, table) != _fixed_columns(schema.names, table):
             return "does not have the columns of its version"

@@ -14,6 +14,7 @@ from sweeper.cli.main import main
 from sweeper.config.load import load_sweep
 from sweeper.formatting import csv_bytes, unquote_cell
 from sweeper.storage.external.sweep import read_table
+from tests.support.stored_parts import rewrite
 
 FORMULAS = ['=HYPERLINK("http://a.example","x")', "+1", "-2+3", "@SUM(A1)", "\tx", "\r=1", "'=1", "''-x", "＝1"]
 PLAIN = ["sgd", "a=b", "'quoted'", "", "–", "x'=1"]
@@ -52,7 +53,7 @@ def test_an_exported_table_with_formulas_is_enqueued_and_imported_as_it_was(tmp_
         for name in ("augmentation", "commit"):
             column = pa.array(['=HYPERLINK("x")'] * table.num_rows, table.schema.field(name).type)
             table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
-        pq.write_table(table, part)
+        rewrite(part, table)
     written = tmp_path / "trials.csv"
     assert main(["export", str(first), "--out", str(written)]) == 0
     cells = [cell for row in csv.reader(io.StringIO(written.read_text(), newline="")) for cell in row]

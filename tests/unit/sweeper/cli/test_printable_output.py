@@ -18,6 +18,7 @@ from sweeper.config.plain_text import check_plain_values
 from sweeper.errors import SpecError
 from sweeper.runner.status import Status
 from tests.support.fake_service import FakeService, event, sweep
+from tests.support.stored_parts import rewrite
 from trainables.io.printable import PrintableStream, is_plain, printable, printable_line
 
 EVIL = "flip\x1b]0;owned\x07\x9b31m\u202edecaf\u2028\x7f"
@@ -40,7 +41,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if i == 0:
             failed = pa.array(["failed"] * table.num_rows, pa.string())
             table = table.set_column(table.column_names.index("outcome"), table.schema.field("outcome"), failed)
-        pq.write_table(table, part)
+        rewrite(part, table)
     spec = yaml.safe_load((folder / "sweep.yaml").read_text())
     spec["fixed"] = {**(spec.get("fixed") or {}), "augmentation": EVIL}
     (folder / "sweep.yaml").write_text(yaml.safe_dump(spec, allow_unicode=True))

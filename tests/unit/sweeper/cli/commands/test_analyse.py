@@ -14,6 +14,7 @@ from sweeper.cli.main import main
 from sweeper.config.space import load_space
 from sweeper.formatting import wrap
 from sweeper.storage.run_folder import write_start
+from tests.support.stored_parts import rewrite
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_windows_are_compared_with_the_last_weights(
         last = pq.read_table(part)
         place, column = last.column_names.index("window"), last.schema.field("window")
         wide = last.set_column(place, column, pa.array([4] * last.num_rows, column.type))
-        pq.write_table(pa.concat_tables([last, wide]), part)
+        rewrite(part, pa.concat_tables([last, wide]))
     assert main(["analyse", str(tmp_path / "run"), "--by-window"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["checkpoints", "trials", "children", "alone", "change", "their", "merge", "change"] in rows

@@ -23,6 +23,7 @@ from sweeper.service.service import Service
 from sweeper.service.views.outward import Outward
 from tests.support.page_reader import Reader
 from tests.support.real_service import add_done, add_ended, make_real
+from tests.support.stored_parts import rewrite
 
 pytestmark = pytest.mark.filterwarnings("ignore::sweeper.storage.tables.SkippedPart")
 SPACE = """
@@ -62,7 +63,7 @@ def sweeps(service: Service) -> dict[str, str]:
     for name, text in said.items():
         column = pa.array([text] * table.num_rows, table.schema.field(name).type)
         table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
-    pq.write_table(table, part)
+    rewrite(part, table)
     (folder / "trials" / "junk.parquet").write_bytes(b"junk")
     spec = {**service.catalog.get(done).spec, "prior": [service.config.run_of(ended)]}
     spec["space"] = str(root / "spaces" / "ours.py")

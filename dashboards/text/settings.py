@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dashboards.charts.axes import shorten
 from sweeper.analysis.recommend import Recommendation
-from sweeper.analysis.settings.settings import Estimate, Settings, format_estimate, render
+from sweeper.analysis.settings.settings import MEANING, Estimate, Settings, format_estimate, render
 from sweeper.formatting import name_knob, pluralize
 from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 
@@ -81,7 +81,7 @@ def make_settings_card(found: Sequence[Settings], fit: Regime | None = None) -> 
     sizes = {s.spec.batch_size: s for s in reversed(found)}
     choices = [_make_whole_choice(s, s is found[0] and not s.fixed, fit) for _, s in sorted(sizes.items())]
     predicts = any(s.confirmed is None and s.split == "val" for s in sizes.values())
-    notes = (PREDICTIONS,) if predicts else ()
+    notes = (f"{PREDICTIONS} {MEANING}",) if predicts else (MEANING,)
     return SettingsCard(tuple(choices), sorted(sizes).index(found[0].spec.batch_size), notes)
 
 

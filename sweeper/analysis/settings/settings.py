@@ -35,15 +35,19 @@ _UNIT = re.compile(r" \[[^]]*\]$")
 _NO_BETAS = (PairSpec.beta1, PairSpec.beta2)
 
 
+MEANING = "Each ± is the standard error of a mean over pairs; a single pair scatters more."
+"""What the errors of promised scores are."""
+
+
 class NoSettingsError(SpecError):
     """The trials so far determine no settings; more or other trials would."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its error: the posterior sd of a prediction, or the standard error of measured pairs.
+    """A mean over pairs with its error: the posterior sd of a predicted mean, or the standard error of measured pairs.
 
-    The standard error of a single pair is None.
+    Neither holds the scatter of a single pair. The standard error of one measured pair is None.
     """
 
     mean: float
@@ -151,6 +155,7 @@ def format_settings(found: Sequence[Settings]) -> str:
     lines = [f"Use these settings ({describe_aim(first.objective, first.split)}):"]
     for start in range(0, len(found), _ABREAST):
         lines.append(_format_columns(found[start : start + _ABREAST]))
+    lines.append(MEANING)
     if any(settings.confirmed for settings in found):
         lines.append(
             "Trust the confirmed scores: predictions are of validation, where the best of many looks too good."
@@ -299,7 +304,7 @@ def _promise(settings: Settings) -> list[str]:
     if settings.confirmed is not None:
         pairs = pluralize(settings.confirmed.pairs, "pair")
         lines.append(f"confirmed on test by {pairs}: {_list_scores(settings.confirmed.scores)}")
-    return [*lines, *settings.notes]
+    return [*lines, MEANING, *settings.notes]
 
 
 def _list_scores(scores: Mapping[str, Estimate]) -> str:

@@ -8,7 +8,7 @@ from dashboards.text.settings import PREDICTIONS, make_noise_card, make_settings
 from search_spaces import load
 from sweeper.analysis.recommend import Recommendation
 from sweeper.analysis.regime import Regime
-from sweeper.analysis.settings.settings import Confirmation, Estimate, Settings, render
+from sweeper.analysis.settings.settings import MEANING, Confirmation, Estimate, Settings, render
 from sweeper.config.spec import SweepSpec
 
 SPEC = SweepSpec(space="digits_label_noise")
@@ -80,10 +80,10 @@ def test_fresh_pairs_replace_the_prediction() -> None:
 def test_the_card_says_once_that_predictions_are_of_another_split() -> None:
     confirmed = Confirmation(4, {"gain_mean": Estimate(0.047, 0.002)})
     best, other = settings(confirmed=confirmed), settings(8)
-    assert make_settings_card([best]).notes == ()
-    assert make_settings_card([best, other]).notes == (PREDICTIONS,)
+    assert make_settings_card([best]).notes == (MEANING,)
+    assert make_settings_card([best, other]).notes == (f"{PREDICTIONS} {MEANING}",)
     card = make_settings_card([replace(best, confirmed=None, split="test")])
-    assert card.notes == ()
+    assert card.notes == (MEANING,)
     assert card.choices[0].expected.endswith("on test, predicted.")
 
 

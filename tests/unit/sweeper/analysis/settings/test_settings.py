@@ -63,6 +63,7 @@ def test_the_table_names_every_knob_with_its_symbol_and_every_promise() -> None:
         "gain over the mean parent [nat] 0.05 ± 0.006",
         "confirmed on test by 4 pairs",
         "merged loss [nat] 0.31 ± 0.005",
+        "Each ± is the standard error of a mean over pairs; a single pair scatters more.",
         "Trust the confirmed scores: predictions are of validation, where the best of many looks too good.",
     ]
 

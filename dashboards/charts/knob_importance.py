@@ -157,8 +157,9 @@ def draw_contour(
         figure.add_trace(make_markers(name, x, y, text, marker={**marker, "line": {"width": 1, "color": "#ffffff"}}))
     figure.update_xaxes(dict(axes[names[0]].layout))
     figure.update_yaxes(dict(axes[names[1]].layout))
-    others = ", ".join(name_knob(n).name for n in places if n not in names)
-    words = f"Mean of a Gaussian process over both knobs; {others or 'nothing else'} counts as scatter."
+    others = [name_knob(n).name for n in places if n not in names]
+    words = f"Mean of a Gaussian process over both knobs; {', '.join(others) or 'nothing else'} "
+    words += "count as scatter." if len(others) > 1 else "counts as scatter."
     words += f" ★ the answer's configuration ({shorten(starred[0].values[measure.column].mean)})." if starred else ""
     words += " It rests on all viable configurations, also where results chose them. Blank where no data lie."
     title = f"{name_knob(names[0]).label} and {name_knob(names[1]).label}"

@@ -21,6 +21,8 @@ from trainables.models.model_folders import is_adapter_alone
 from trainables.models.tensors import hold, list_some
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+PATIENCE = 10.0
+"""Longest time to wait for an answer of the hub, s."""
 _INSTALL = "language models need the package transformers: pip install 'sweeper[text]'"
 Attention = Literal["sdpa", "eager"]
 Held = Literal["float32", "bfloat16"]
@@ -141,8 +143,9 @@ def pretrained(
     if local and not (folder / "config.json").is_file():
         raise ValueError(f"model 'hf:{where}' must name a folder of transformers, but it has no config.json")
     if local and not any(folder.glob("*.safetensors")):
-        raise ValueError(f"model 'hf:{where}' must hold weights in safetensors, but it has no *.safetensors")
-    at = {"local_files_only": local, "trust_remote_code": False, "revision": revision}
+        raise _no_safetensors(where)
+    silent = not local and not _hub_answers(where, revision)
+    at = {"local_files_only": local or silent, "trust_remote_code": False, "revision": revision}
     with quiet():
         try:
             config = hf.AutoConfig.from_pretrained(source, **at)
@@ -154,12 +157,44 @@ def pretrained(
         except (OSError, ImportError, KeyError, RuntimeError, ValueError, TypeError) as error:
             if isinstance(error, ValueError) and str(error).startswith("model 'hf:"):
                 raise
+            if silent:
+                raise ValueError(
+                    f"model 'hf:{where}' must be in the cache of the hub, which does not answer; connect this machine, "
+                    "or give the path of a folder"
+                ) from None
             raise ValueError(f"model 'hf:{where}' is no causal language model that loads: {_line(error)}") from None
     _check_report(report, where, type(model).__name__)
     model = _rounded(token_model(model), dtype)
     if local:
         model.weights_sha256 = _digest(folder)  # type: ignore[assignment]
     return model
+
+
+def _hub_answers(where: str, revision: str) -> bool:
+    """Return whether the hub answers within seconds.
+
+    Raises:
+        ValueError: It answers, and has no such model for this user, or one without safetensors.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        info = HfApi().model_info(where, revision=revision, timeout=PATIENCE)
+    except HfHubHTTPError as error:
+        raise ValueError(
+            f"model 'hf:{where}' must be on the hub, which answers {error.response.status_code} at revision "
+            f"{revision!r}; check the name, or log in if the model is private"
+        ) from None
+    except Exception:  # of the HTTP client, whose package depends on the version
+        return False
+    if not any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
+        raise _no_safetensors(where)
+    return True
+
+
+def _no_safetensors(where: str) -> ValueError:
+    return ValueError(f"model 'hf:{where}' must hold weights in safetensors, but it has no *.safetensors")
 
 
 def _rounded(model: nn.Module, dtype: Held) -> nn.Module:

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import socket
 import sys
+import threading
+from collections.abc import Generator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -155,17 +160,104 @@ def test_a_hub_name_needs_download() -> None:
         _read("owner/name")
 
 
-def test_with_download_a_hub_name_is_asked_for_without_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    import transformers
+class _Hub(BaseHTTPRequestHandler):
+    """A hub with one model, which notes each request."""
 
-    asked: list[dict[str, Any]] = []
+    name: str
+    folder: Path
+    asked: list[str]
 
-    def refuse(name: str, **options: Any) -> None:
-        asked.append({"name": name, **options})
-        raise OSError("no network")
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
-    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
-    with pytest.raises(ValueError, match="is no causal language model that loads: no network"):
-        _read("owner/name", download=True)
-    wanted = {"name": "owner/name", "local_files_only": False, "trust_remote_code": False, "revision": "main"}
-    assert asked == [wanted]
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def _answer(self, *, with_body: bool) -> None:
+        path = self.path.split("?")[0]
+        self.asked.append(path)
+        file = self.folder / path.rpartition("/")[2]
+        body: bytes | None = None
+        if path == f"/api/models/{self.name}/revision/main":
+            files = [{"rfilename": f.name} for f in self.folder.iterdir()]
+            body = json.dumps({"id": self.name, "sha": "0" * 40, "siblings": files}).encode()
+        elif path.startswith(f"/{self.name}/resolve/") and file.is_file():
+            body = file.read_bytes()
+        self.send_response(404 if body is None else 200)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        if body is None and "/resolve/" in path:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        body = body or b""
+        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[type[_Hub]]:
+    """Yield a hub on this machine, whose cache is empty; no other hub can be asked."""
+    from huggingface_hub import constants
+
+    handler: Any = type("Handler", (_Hub,), {"name": "owner/name", "folder": tmp_path / "hub", "asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "harnesses.json"))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield handler
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_hub_is_asked_for_configuration_and_safetensors_alone(hub: Any) -> None:
+    saved = _folder(hub.folder)
+    for name in ("modeling_own.py", "pytorch_model.bin", "model.pickle", "README.md"):
+        (saved / name).write_bytes(b"raise SystemExit")
+    model = _read(hub.name, download=True)
+    torch.testing.assert_close(model(X), _read(saved)(X))
+    files = {path.rpartition("/")[2] for path in hub.asked if "/resolve/" in path}
+    assert {"config.json", "model.safetensors"} <= files
+    assert files <= {"config.json", "adapter_config.json", "generation_config.json", "model.safetensors"}
+
+
+def test_a_model_on_the_hub_without_safetensors_is_refused(hub: Any) -> None:
+    saved = _folder(hub.folder)
+    (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"must hold weights in safetensors, but it has no \*\.safete"):
+        _read(hub.name, download=True)
+    assert not any("/resolve/" in path for path in hub.asked)
+
+
+def test_a_name_that_the_hub_lacks_is_refused(hub: Any) -> None:
+    with pytest.raises(ValueError, match=r"'hf:owner/none' must be on the hub, which answers 404 at revision 'main'; "):
+        _read("owner/none", download=True)
+    assert not any("/resolve/" in path for path in hub.asked)
+
+
+def test_without_an_answer_the_cache_serves_and_an_empty_one_is_one_sentence(
+    hub: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    saved = _folder(hub.folder)
+    _read(hub.name, download=True)
+    capfd.readouterr()
+    with socket.socket() as closed:  # bound, but nobody listens
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        torch.testing.assert_close(_read(hub.name, download=True)(X), _read(saved)(X))
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+        with pytest.raises(ValueError, match="must be in the cache of the hub, which does not answer; "):
+            _read(hub.name, download=True)
+    assert "Retrying" not in "".join(capfd.readouterr())

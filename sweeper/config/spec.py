@@ -208,12 +208,7 @@ class SweepSpec(BaseModel):
     )  # fmt: skip
     smoke: bool = option(False, "Use the space's small variant, which runs in seconds on a CPU.", "search")
     download: bool = option(
-        False,
-        "Fetch missing data sets into ROOT, and models of the hub into its cache.",
-        "trial",
-        resumable=True,
-        identity=False,
-        runtime=True,
+        False, "Fetch missing data sets, and models of the hub.", "trial", resumable=True, identity=False, runtime=True
     )
     cache: str | None = option(
         None, "Folder for unpacked archives and decoded images (default: the user's cache folder).", "trial",

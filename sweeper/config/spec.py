@@ -67,7 +67,7 @@ class SweepSpec(BaseModel):
     )
     map: Amount | None = option(
         None,
-        "Share of the trials that map the noise: a design that no result chooses, on which the evidence rests "
+        "Share of the trials that map the noise by a design, on which the evidence rests "
         f"(default: {DEFAULT_MAP:g} with sampler noise, else 0).",
         "search",
         metavar="SHARE",
@@ -77,7 +77,7 @@ class SweepSpec(BaseModel):
     confirm: Amount | None = option(
         None,
         "Share of the trials that confirm the answer with fresh seeds: half of them choose the winner, the others "
-        "report it; fewer than 4 go to the search "
+        "report it. Fewer than 4 go to the search "
         f"(default: {DEFAULT_CONFIRM:g} with sampler noise and one objective, else 0).",
         "search",
         metavar="SHARE",
@@ -86,8 +86,8 @@ class SweepSpec(BaseModel):
     )
     proxy: Amount | None = option(
         None,
-        "Share F of the training budget at which the map runs, in (0, 1); search and confirmation run in full "
-        "(default: the map runs in full, too).",
+        "Share F of the training budget of the map, in (0, 1). Search and confirmation run in full "
+        "(default: the map, too).",
         "search",
         metavar="F",
         gt=0,
@@ -104,7 +104,7 @@ class SweepSpec(BaseModel):
     )
     seed: Whole = option(
         0,
-        "Seed of search and training. A trial is a function of its spec and device; with `--order free`, the proposals "
+        "Seed of search and training. A trial is a function of its spec and device. With `--order free`, the proposals "
         "of an adaptive sampler also depend on the order in which workers finish.",
         "search",
         metavar="N",

@@ -43,6 +43,8 @@ from trainables.trial import IMPORTED
 MOST_LINES = 12
 COMMAND = ": sweeper "
 """Begins the command of a remark."""
+_LESS = "is less accurate"
+"""Words of the note that every block keeps."""
 _GAINS = ("gain_mean", "gain_best", "barrier")
 _WITHOUT_WEIGHTS = ("synthetic", IMPORTED)
 _MODELS = {"merged": "merged", "parents": "parents", "ensemble": "ensemble"}
@@ -242,7 +244,7 @@ def _find_better_accuracy(winner: Mapping[str, Any] | None) -> Sequence[str]:
     if not better:
         return ()
     than = " and ".join(f"{other} ({_percent(value)})" for other, value in better)
-    return (f"on validation this merge, {name}, is less accurate ({_percent(saved)}) than {than}",)
+    return (f"on validation this merge, {name}, {_LESS} ({_percent(saved)}) than {than}",)
 
 
 def find_winner_bounds(winner: Mapping[str, Any] | None, space: Space | None) -> dict[str, str]:
@@ -317,11 +319,11 @@ def _find_next(badge: Badge, winner: Mapping[str, Any] | None, run: str, left: i
 def format_answer(answer: Mapping[str, Any]) -> str:
     """Return the record of an answer as text of at most `MOST_LINES` lines.
 
-    A full block leaves out the least important parts; the first remark stays.
+    A full block leaves out the least important parts; the note on accuracy stays.
     """
     used, scores = answer["settings"], format_scores(answer["scores"])
     settings = ", ".join(f"{name_knob(k).name} {_value(v)}" for k, v in used.items()) if used else ""
-    first, *others = [*map(_format_note, answer["remarks"])] or [""]
+    notes = [(2 if _LESS in remark else 8, _format_note(remark)) for remark in answer["remarks"]]
     # (rank, text) in the order of reading; the smallest rank is the most important
     parts = [
         (0, wrap(f"{answer['verdict']}: {answer['reason']}.", 0)),
@@ -330,8 +332,7 @@ def format_answer(answer: Mapping[str, Any]) -> str:
         (3, _label("expect", format_expected(answer)) if used else ""),
         (6, _label("on test", scores) if used and scores else ""),
         (5, _label("sure?", answer["certainty"])),
-        (2, first),
-        *((8, other) for other in others),
+        *notes,
         (1, _label("next", answer["next"], long=True)),
         (7, _label("page", show_path(answer["page"]), long=True) if answer["page"] else ""),
     ]

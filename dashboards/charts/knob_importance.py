@@ -20,7 +20,8 @@ from sweeper.formatting import name_knob, pluralize
 
 FEWEST = 12
 """Both figures need this many viable configurations."""
-MOST = 400
+MOST, MOST_IN_FOREST = 400, 200
+"""Most configurations of the contour and of the forest, whose time grows with the square of their number."""
 _GRID = 36
 _SURE, _NEAR = 0.75, 0.25
 """The contour is drawn where the model's sd is below this share of its sd without data, and a configuration lies within
@@ -29,29 +30,42 @@ this share of the axes."""
 
 @dataclass(frozen=True)
 class Importance:
-    """Share of the variance of the score that each knob explains, largest first, over `n` viable configurations."""
+    """Share of the variance of the score that each knob explains, largest first.
+
+    Attributes:
+        shares: Knob and share.
+        n: Number of viable configurations in the forest.
+        total: Number of viable configurations.
+    """
 
     shares: tuple[tuple[str, float], ...]
     n: int
+    total: int
 
 
-def _read_viable(points: Sequence[ConfigPoint], measure: Measure) -> tuple[list[ConfigPoint], Array]:
-    """Return at most `MOST` viable configurations with a score, and the scores, raised to the frame's cut."""
+def _list_viable(points: Sequence[ConfigPoint], measure: Measure) -> list[ConfigPoint]:
+    return [p for p in points if p.ok and measure.column in p.values]
+
+
+def _read_viable(points: Sequence[ConfigPoint], measure: Measure, most: int = MOST) -> tuple[list[ConfigPoint], Array]:
+    """Return at most `most` viable configurations with a score, and the scores, raised to the frame's cut."""
     view = frame_points(points, measure)
-    viable = [p for p in points if p.ok and measure.column in p.values]
-    viable = viable[:: -(-len(viable) // MOST)] if viable else []
+    viable = _list_viable(points, measure)
+    viable = viable[:: -(-len(viable) // most)] if viable else []
     score = np.array([p.values[measure.column].mean for p in viable])
     return viable, np.maximum(score, view.cut) if measure.maximize else np.minimum(score, view.cut)
 
 
 def measure_importance(points: Sequence[ConfigPoint], measure: Measure) -> Importance | None:
     """Return the importance of the knobs that vary; None for fewer than `FEWEST` configurations or two knobs."""
-    viable, score = _read_viable(points, measure)
+    viable, score = _read_viable(points, measure, MOST_IN_FOREST)
     places = _place_knobs(viable)
     if len(viable) < FEWEST or len(places) < 2 or not np.ptp(score) > 0:
         return None
     found = measure_shares(places, score)
-    return Importance(tuple(sorted(found.items(), key=lambda item: -item[1])), len(viable))
+    return Importance(
+        tuple(sorted(found.items(), key=lambda item: -item[1])), len(viable), len(_list_viable(points, measure))
+    )
 
 
 def _place_knobs(points: Sequence[ConfigPoint]) -> dict[str, Array]:
@@ -93,10 +107,13 @@ def draw_importance(importance: Importance, label: str, kind: str = "", inert: s
         title={"text": wrap_title("share of the explained variance [%]")}, range=[0, 1.15 * max(shares[0] or 1, 1)]
     )
     figure.update_yaxes(autorange="reversed")
+    many = pluralize(importance.n, "viable configuration")
+    of = f"{kind}s" if kind else ""
+    if importance.n < importance.total:
+        of = f"{importance.total:,}{f' of {of}' if of else ''}, evenly spread"
     words = (
         f"Share of the variance of {label} that each knob explains alone, by functional ANOVA over a random forest of "
-        f"{pluralize(importance.n, 'viable configuration')}{f' of {kind}s' if kind else ''}. Collapses count as the "
-        "edge of the frame."
+        f"{many}{f' of {of}' if of else ''}. Collapses count as the edge of the frame."
     )
     if kind:
         words += " The other trials enter no share: there, knobs vary together since results chose them."

@@ -38,6 +38,15 @@ def test_the_knob_that_decides_comes_first_and_constants_are_left_out() -> None:
     assert "60 viable configurations" in chart.caption
 
 
+def test_a_forest_of_many_configurations_takes_an_even_share_and_says_so() -> None:
+    found = measure_importance(points(500), GAIN)
+    assert (found.n, found.total) == (167, 500)
+    assert found.shares == measure_importance(points(500)[::3], GAIN).shares
+    words = "167 viable configurations of 500 of designed trials, evenly spread. Collapses"
+    assert words in draw_importance(found, "loss gain", "designed trial").caption
+    assert "167 viable configurations of 500, evenly spread. Coll" in draw_importance(found, "loss gain").caption
+
+
 def test_a_loss_has_the_same_importance() -> None:
     lower = [replace(p, values={GAIN.column: Estimate(-p.values[GAIN.column].mean, None, 1)}) for p in points()]
     measure = Measure("loss", GAIN.column, GAIN.column, "loss [nat]", False, 0.0)

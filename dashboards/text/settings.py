@@ -129,7 +129,7 @@ def _promise(s: Settings) -> str:
         parts.append(f"{name} {value.rstrip()} {where}")
     if s.confirmed is None:
         return f"Expect {'; '.join(parts)}."
-    return f"Expect {'; '.join(parts)} (confirmed by {pluralize(s.confirmed.pairs, 'fresh pair')})."
+    return f"Expect {'; '.join(parts)} (confirmed by {pluralize(s.confirmed.pairs, 'fresh pair')}; ± standard error)."
 
 
 def _format_share(estimate: Estimate) -> str:

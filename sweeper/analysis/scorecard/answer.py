@@ -240,7 +240,9 @@ def _find_better_accuracy(winner: Mapping[str, Any] | None) -> Sequence[str]:
     if winner["pair_kind"] in SEVERAL_TASKS:  # a parent knows its own task only
         others = {"the linear merge": winner["merged_accuracy_val"]}
     name = merge_words(winner["chosen_merge"], winner["chosen_coefficient"], winner.get("chosen_window"))
-    better = [(other, v) for other, v in others.items() if saved is not None and v is not None and saved < v]
+    if saved is None:
+        return ()
+    better = [(other, v) for other, v in others.items() if v is not None and saved < v]
     if not better:
         return ()
     than = " and ".join(f"{other} ({_percent(value)})" for other, value in better)

@@ -73,7 +73,8 @@ def test_the_noise_of_the_settings_stands_beside_the_interval(name: str, noise: 
 def test_fresh_pairs_replace_the_prediction() -> None:
     confirmed = Confirmation(4, {"gain_mean": Estimate(0.047, 0.002)})
     card = make_settings_card([replace(settings(), confirmed=confirmed, notes=("check it",))])
-    assert card.choices[0].expected == "Expect loss gain 0.047 ± 0.002 nat on test (confirmed by 4 fresh pairs; ± standard error)."
+    told = "Expect loss gain 0.047 ± 0.002 nat on test (confirmed by 4 fresh pairs; ± standard error)."
+    assert card.choices[0].expected == told
     assert (card.choices[0].note, card.choices[0].warns) == ("Check it.", True)
 
 

@@ -232,16 +232,13 @@ def _describe_certainty(winner: Mapping[str, Any] | None, confirmation: Confirma
 
 
 def _find_better_accuracy(winner: Mapping[str, Any] | None) -> Sequence[str]:
-    if winner is None or winner["chosen_merge"] is None:
+    if winner is None or winner["chosen_merge"] is None or (saved := winner["chosen_accuracy_val"]) is None:
         return ()
-    saved = winner["chosen_accuracy_val"]
     parents = [v for v in (winner["a_accuracy_val"], winner["b_accuracy_val"]) if v is not None]
     others = {"linear 1/2": winner["merged_accuracy_val"], "the better parent": max(parents, default=None)}
     if winner["pair_kind"] in SEVERAL_TASKS:  # a parent knows its own task only
         others = {"the linear merge": winner["merged_accuracy_val"]}
     name = merge_words(winner["chosen_merge"], winner["chosen_coefficient"], winner.get("chosen_window"))
-    if saved is None:
-        return ()
     better = [(other, v) for other, v in others.items() if v is not None and saved < v]
     if not better:
         return ()

@@ -153,6 +153,11 @@ def pluralize(count: int, noun: str, plural: str = "", *, form: str = "d") -> st
     return f"{count:{form}} {noun if count == 1 else plural or f'{noun}s'}"
 
 
+def method_words(method: str) -> str:
+    """Return words for a merge method, such as `task arithmetic`."""
+    return method.replace("_", " ")
+
+
 def merge_words(method: str, coefficient: float | None, window: int | None = None) -> str:
     """Return words for a merge with its coefficient; a coefficient that selects one model is marked `no merge`.
 
@@ -164,11 +169,11 @@ def merge_words(method: str, coefficient: float | None, window: int | None = Non
     if window:
         return f"{merge_words(method, coefficient)}, averages of the last {window} checkpoints"
     if method in WITHOUT_COEFFICIENT:
-        return method.replace("_", " ")
+        return method_words(method)
     ends = {0.0: "parent A", 1.0: "parent B"} if method in BETWEEN_PARENTS else {}
     ends |= {0.0: "the base"} if method in FROM_BASE else {}
     plain = None if coefficient is None else ends.get(coefficient)
-    return f"{plain} (no merge)" if plain else f"{method.replace('_', ' ')} at {number(coefficient)}"
+    return f"{plain} (no merge)" if plain else f"{method_words(method)} at {number(coefficient)}"
 
 
 def format_table(

@@ -13,7 +13,7 @@ from dashboards.charts.chart import Chart, finish, make_figure, make_markers
 from dashboards.charts.colours import QuantileScale
 from dashboards.charts.theme import BLUE, CYCLE, GREY, SYMBOL_CYCLE
 from dashboards.data.curves import MAX_CURVES, MergeCurve, MergeGain, thin_curves
-from sweeper.formatting import BETWEEN_PARENTS
+from sweeper.formatting import BETWEEN_PARENTS, method_words
 
 COLUMNS = 3
 _ROW_HEIGHT = 400
@@ -69,10 +69,10 @@ def draw_gains(gains: Sequence[MergeGain], noise_label: str) -> Chart:
         group = [g for g in gains if g.method == method]
         inside = [g for g in group if view.shows(g.gain)]
         outside += len(group) - len(inside)
-        texts = [f"<b>{g.digest}</b><br>{_format_name(method)} at {shorten(g.coefficient)}" for g in inside]
+        texts = [f"<b>{g.digest}</b><br>{method_words(method)} at {shorten(g.coefficient)}" for g in inside]
         style = {"size": 7, "color": CYCLE[i % len(CYCLE)], "symbol": SYMBOL_CYCLE[i % len(SYMBOL_CYCLE)]}
         x, y = [g.noise for g in inside], [g.gain for g in inside]
-        figure.add_trace(make_markers(_format_name(method), x, y, texts, marker=style))
+        figure.add_trace(make_markers(method_words(method), x, y, texts, marker=style))
     figure.update_xaxes(make_log_axis([g.noise for g in gains], noise_label))
     figure.update_yaxes(title={"text": "test loss gain over the mean parent [nat]"}, range=[view.low, view.high])
     figure.add_hline(y=0, line={"color": GREY, "width": 1}, layer="below")
@@ -109,17 +109,13 @@ class _Panels:
             self.figure.add_trace(_make_line(curve, y, colour, unit), **place)
         self.figure.update_yaxes(axis, **place)
         symbol = "α" if group[0].method in BETWEEN_PARENTS else "s"
-        self.figure.update_xaxes(title={"text": f"{_format_name(group[0].method)}: {symbol}"}, **place)
+        self.figure.update_xaxes(title={"text": f"{method_words(group[0].method)}: {symbol}"}, **place)
         if level is not None:
             self.figure.add_hline(y=level, line={"color": GREY, "width": 1, "dash": "dot"}, **place)
 
     def finish(self, key: str, title: str, text: str) -> Chart:
         """Return the finished chart."""
         return Chart(key, title, text, finish(self.figure), height=70 + _ROW_HEIGHT * self.rows, wide=True)
-
-
-def _format_name(method: str) -> str:
-    return method.replace("_", " ")
 
 
 def _make_excess_axis(values: Sequence[Sequence[float]]) -> tuple[dict[str, Any], float]:
@@ -149,11 +145,11 @@ def _make_line(curve: MergeCurve, y: Sequence[float], colour: str, unit: str) ->
 
 
 def _describe(method: str, leaving: int, lines: int, pairs: int) -> str:
-    left = f" {leaving} of {lines} {_format_name(method)} lines leave the frame at the top." if leaving else ""
+    left = f" {leaving} of {lines} {method_words(method)} lines leave the frame at the top." if leaving else ""
     return _WORDS.get(method, "") + _describe_thinning(method, lines, pairs) + left
 
 
 def _describe_thinning(method: str, lines: int, pairs: int) -> str:
     if lines == pairs:
         return ""
-    return f" Drawn: {lines} of {pairs} {_format_name(method)} lines, evenly spread over the order of noise."
+    return f" Drawn: {lines} of {pairs} {method_words(method)} lines, evenly spread over the order of noise."

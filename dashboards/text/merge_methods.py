@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dashboards.charts.axes import shorten
 from dashboards.text.best import Cell, TextTable
+from sweeper.formatting import method_words
 
 if TYPE_CHECKING:
     from sweeper.analysis.curve.merge_methods import MethodCurve
@@ -27,7 +28,7 @@ def make_methods_table(curves: Sequence[MethodCurve]) -> TextTable:
     )
     rows = tuple(
         (
-            Cell(c.method, c.message),
+            Cell(method_words(c.method), c.message),
             Cell(shorten(c.optimum)),
             Cell(f"{shorten(c.low)} to {shorten(c.high)}"),
             _make_band(c.loss, c.loss_low, c.loss_high),

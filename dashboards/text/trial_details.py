@@ -17,6 +17,7 @@ from dashboards.charts.theme import CYCLE
 from dashboards.data.runs import Run
 from dashboards.data.trial_rows import HEADS, KNOBS
 from sweeper.analysis.trial_counts import split_warnings
+from sweeper.formatting import method_words
 from trainables.result import TASKS, trial_columns
 from trainables.trial import IMPORTED
 
@@ -156,7 +157,7 @@ def draw_merges(merges: pa.Table) -> Chart | None:
         own = (r for r in scored if (r["method"], r["window"]) == (method, window))
         points = sorted(own, key=lambda r: r["coefficient"])
         figure.add_scatter(
-            name=method.replace("_", " ") + (f", window {window}" if window else ""),
+            name=method_words(method) + (f", window {window}" if window else ""),
             x=[round_to(r["coefficient"]) for r in points],
             y=[round_to(r["loss_test"]) for r in points],
             mode="lines+markers" if len(points) > 1 else "markers",

@@ -18,12 +18,14 @@ from scipy import stats
 from sweeper.analysis.curve.merge_methods import MethodCurve, choose_coefficients
 from sweeper.analysis.curve.windows import Change
 from sweeper.analysis.stages.designed import select_designed
-from sweeper.formatting import number, pluralize
+from sweeper.formatting import method_words, number, pluralize
 from trainables.result import Outcome
 
 FACTOR = 3.0
 FEWEST = 4
 QUESTION = "Can a merge method make up for the wrong noise?"
+_AMOUNT = {"low": "little", "high": "much"}
+_RESIDUE = 1e-9
 _NORMAL = float(stats.norm.ppf(0.95))
 
 
@@ -70,7 +72,7 @@ class Remedy:
             return "no need is seen"
         if _high(self.change) >= 0:
             return "no"
-        return f"{'yes' if _low(self.rest) <= 0 else 'in part'}, by {self.method}"
+        return f"{'yes' if _low(self.rest) <= 0 else 'in part'}, by {method_words(str(self.method))}"
 
 
 def find_remedies(trials: pa.Table, merges: pa.Table, noise: str, curves: Sequence[MethodCurve]) -> tuple[Remedy, ...]:
@@ -98,31 +100,44 @@ def describe_remedies(remedies: Sequence[Remedy]) -> tuple[str, ...]:
     """Return the answer to `QUESTION` in one sentence, then the numbers per side; empty without remedies."""
     if not remedies:
         return ()
-    words = {"low": "too little", "high": "too much"}
-    answers = "; ".join(f"{words[r.side]}: {r.answer}" for r in remedies)
-    return f"{QUESTION} {answers[0].upper()}{answers[1:]}.", *(s for r in remedies if (s := _describe(r)))
+    if {r.answer for r in remedies} == {"no"}:
+        answer = "No, neither for too little nor for too much."
+    else:
+        answer = " ".join(f"For too {_AMOUNT[r.side]} noise: {r.answer}." for r in remedies)
+    return f"{QUESTION} {answer}", *(s for r in remedies if (s := _describe(r)))
 
 
 def _describe(remedy: Remedy) -> str:
     if remedy.cost is None or remedy.change is None or remedy.rest is None:
         return ""
-    count, others = pluralize(remedy.configurations, "configuration"), pluralize(remedy.methods, "other method")
-    where = f"{'Below' if remedy.side == 'low' else 'Above'} noise {number(remedy.limit)} ({count})"
-    cost = f"{where}, the linear merge has {_write(remedy.cost)} nat more loss than at its best noise."
+    side, count = "below" if remedy.side == "low" else "above", pluralize(remedy.configurations, "configuration")
+    lost = _write(remedy.cost, "nat", "more loss than at its best noise")
+    cost = (
+        f"With too {_AMOUNT[remedy.side]} noise ({side} {number(remedy.limit)}, {count}), the linear merge has {lost}."
+    )
     if _low(remedy.cost) <= 0:
         return cost
+    best = f", the best of {remedy.methods} other methods," if remedy.methods > 1 else ""
+    rest = _write(remedy.rest, "nat", "above the best linear merge")
     return (
-        f"{cost} {remedy.method}, the best of {others}, changes this loss by {_write(remedy.change)} nat, "
-        f"the accuracy by {_write(remedy.accuracy, 100)} points. "
-        f"It stays {_write(remedy.rest)} nat above the best linear merge."
+        f"{cost} There, {method_words(str(remedy.method))}{best} changes the loss by {_write(remedy.change, 'nat')} "
+        f"and the accuracy by {_write(remedy.accuracy, 'points', scale=100)}."
+        f"{f' It stays {rest}.' if remedy.answer.startswith('in part') else ''}"
     )
 
 
-def _write(change: Change | None, scale: float = 1.0) -> str:
+def _write(change: Change | None, unit: str, what: str = "", scale: float = 1.0) -> str:
+    """Return a change with unit and interval, all with the decimals that give the interval's half width two digits."""
     if change is None or change.low is None or change.high is None:
         return "-"
-    mean, low, high = (f"{scale * v:+.2g}" for v in (change.mean, change.low, change.high))
-    return f"{mean} ({low} to {high})"
+    mean, low, high = (scale * v for v in (change.mean, change.low, change.high))
+    half = (high - low) / 2
+    # a mean of equal scores leaves a residue of floating point
+    decimals = max(0, 1 - math.floor(math.log10(half))) if half > _RESIDUE else 6
+    mean, low, high = (round(v, decimals) for v in (mean, low, high))
+    words = " ".join(filter(None, (unit, what)))
+    shown = (f"{v:+.{decimals}f}" if v else "0" for v in (mean, low, high))
+    return "{} {words} ({} to {})".format(*shown, words=words)
 
 
 def _low(change: Change) -> float:

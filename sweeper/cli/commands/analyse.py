@@ -11,7 +11,17 @@ from sweeper.cli.options import COMMON, OBJECTIVE_HELP, SHOWN_NOISE, objectives
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.errors import ExitCode, SpecError
-from sweeper.formatting import cell_text, format_table, is_value, name_knob, number, pluralize, show_path, wrap
+from sweeper.formatting import (
+    cell_text,
+    format_table,
+    is_value,
+    method_words,
+    name_knob,
+    number,
+    pluralize,
+    show_path,
+    wrap,
+)
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import SPLIT_WORDS
 from trainables.registry import UnknownName, unknown
@@ -122,7 +132,7 @@ def _format_methods(curves: tuple[MethodCurve, ...], remedies: tuple[Remedy, ...
     first = "\n\n" + "\n".join([wrap(answer, 0), *(wrap(f"- {line}", 0) for line in details)]) if answer else ""
     header = ("merge", "best noise", "90 % interval", "test loss there", "at linear's worst")
     rows = [
-        (c.method, number(c.optimum), _range(c.low, c.high), _band(c.loss, c.loss_low, c.loss_high),
+        (method_words(c.method), number(c.optimum), _range(c.low, c.high), _band(c.loss, c.loss_low, c.loss_high),
          _band(c.elsewhere, c.elsewhere_low, c.elsewhere_high))
         for c in curves
     ]  # fmt: skip

@@ -13,6 +13,7 @@ from dashboards.data.configurations import group_configurations
 from dashboards.data.selection import Selection
 from dashboards.views import landscape
 from dashboards.views.choices import choose
+from sweeper.formatting import method_words
 from tests.support.fake_sweep import PARENT_LOSS, at_knobs, gain_at, run_of, trial
 from trainables.result import PlaneRow
 
@@ -138,7 +139,7 @@ def test_curves_without_a_noise_have_one_colour():
 
 
 def test_the_merge_methods_stand_in_a_table(measured):
-    methods = set(measured.tables["merges"].column("method").to_pylist())
+    methods = {method_words(name) for name in measured.tables["merges"].column("method").to_pylist()}
     (card,) = landscape.build(measured, Selection()).tables
     assert {row[0].text for row in card.table.rows} == methods
     assert len(card.table.head) == 5

@@ -11,6 +11,7 @@ import pytest
 
 from sweeper.analysis.curve.merge_methods import fit_merge_methods
 from sweeper.analysis.curve.remedies import QUESTION, Remedy, describe_remedies, find_remedies
+from sweeper.analysis.curve.windows import Change
 from sweeper.storage.schema import SCHEMAS
 from tests.support.trial_rows import table, trial
 
@@ -67,17 +68,37 @@ def test_a_flat_method_makes_up_for_the_wrong_noise_and_half_a_cure_does_in_part
         for change in (remedy.cost, remedy.change, remedy.rest, remedy.accuracy):
             assert change.low < change.mean < change.high
     answer, below, above = describe_remedies((low, high))
-    assert answer == f"{QUESTION} Too little: in part, by half; too much: yes, by flat."
+    assert answer == f"{QUESTION} For too little noise: in part, by half. For too much noise: yes, by flat."
     assert below.startswith(
-        f"Below noise {low.limit:.3g} ({low.configurations} configurations), the linear merge has +"
+        f"With too little noise (below {low.limit:.3g}, {low.configurations} configurations), the linear merge has +"
     )
-    assert "flat, the best of 2 other methods, changes this loss by -" in above
+    assert " It stays +" in below
+    assert "There, flat, the best of 2 other methods, changes the loss by -" in above
+    assert " It stays " not in above
 
 
 def test_a_method_that_only_shifts_by_chance_is_no_remedy() -> None:
     rng = np.random.default_rng(1)
     for remedy in _find({"same": lambda x: _linear(x) + 0.02 * rng.standard_normal()}):
         assert remedy.answer == "no"
+
+
+def test_a_remedy_reads_as_sentences_and_its_numbers_round_to_their_interval() -> None:
+    cost, change = Change(0.1041, 0.0731, 0.1351), Change(3.4e-4, -5.1e-4, 1.19e-3)
+    low = Remedy("low", 3.42e-3, 10, cost, "task_arithmetic", 1, change, Change(1.1e-17, -6.8e-4, 6.8e-4), cost)
+    residue = Change(1.1e-16, -2.2e-16, 4.4e-16)
+    high = Remedy("high", 0.0308, 7, cost, "task_arithmetic", 3, residue, residue, cost)
+    answer, below, above = describe_remedies((low, high))
+    assert answer == f"{QUESTION} No, neither for too little nor for too much."
+    assert below == (
+        "With too little noise (below 0.00342, 10 configurations), the linear merge has +0.104 nat more loss than at "
+        "its best noise (+0.073 to +0.135). There, task arithmetic changes the loss by +0.00034 nat (-0.00051 to "
+        "+0.00119) and the accuracy by 0 points (-0.068 to +0.068)."
+    )
+    assert above.endswith(
+        " There, task arithmetic, the best of 3 other methods, changes the loss by 0 nat (0 to 0) and the accuracy by "
+        "0 points (0 to 0)."
+    )
 
 
 def test_repeats_count_as_one_configuration() -> None:
@@ -106,7 +127,7 @@ def test_too_few_configurations_give_no_answer() -> None:
     assert high == Remedy("high", high.limit, 0)
     assert high.answer == "not known, since 0 of the needed 4 configurations lie there"
     answer, *details = describe_remedies((low, high))
-    assert answer.endswith("too much: not known, since 0 of the needed 4 configurations lie there.")
+    assert answer.endswith("For too much noise: not known, since 0 of the needed 4 configurations lie there.")
     assert len(details) == 1
 
 

@@ -156,22 +156,27 @@ def summarize_sweep(
         noise: Noise to show.
         posterior: The model's posterior for that noise, if known; else it is fitted here.
         analysis: Analysis of the sweep's objective and noise, if known; else the trials are analysed here.
-        objective: Objective that chooses the winner; the sweep's by default. A winner by another is not confirmed.
+        objective: Objective that chooses the winner; the sweep's by default. By another, the confirmed settings win
+            where `recommend` gives them, too.
     """
     from sweeper.analysis.best import choose_winner, find_over_limits
     from sweeper.analysis.evidence.analyse import find_analysis
     from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH, summarize
     from sweeper.analysis.scorecard.answer import find_answer
-    from sweeper.analysis.stages.confirmation import ignore_confirmation
+    from sweeper.analysis.settings.advice import keeps_confirmed
+    from sweeper.analysis.stages.confirmation import find_confirmation, ignore_confirmation
     from sweeper.storage.run_folder import stored_spec
     from sweeper.storage.tables import weights_of
 
     spec, flags = stored_spec(folder), ""
     if objective is not None and objective != spec.objective:
+        # the fresh pairs measured this objective, too, though another one chose their settings
+        if find_confirmation(trials, objective) and not keeps_confirmed(spec, trials, objective, noise):
+            trials = ignore_confirmation(trials)
         others = tuple(name for name in spec.further_objectives if name != objective)
         spec = spec.model_copy(update={"objective": objective, "further_objectives": others})
-        trials, flags = ignore_confirmation(trials), f" --objective {objective}"
+        flags = f" --objective {objective}"
     place = place_of(folder)
     folder = place.local.absolute() if place.local else place.uri
     posterior, lost = posterior or fit_posterior(spec, trials, noise), find_over_limits(trials, spec)

@@ -266,8 +266,8 @@ def _describe_bounds(winner: Mapping[str, Any] | None, space: Space | None) -> S
 def _find_other_goal(
     trials: pa.Table, spec: SweepSpec, winner: Mapping[str, Any] | None, run: str, flags: str
 ) -> Sequence[str]:
-    """Return the command for the lowest merged loss, if the sweep searched the gain: one is not the other."""
-    if winner is None or spec.objective not in _GAINS:
+    """Return the command for the lowest merged loss, if its settings may differ: confirmed ones serve both goals."""
+    if winner is None or winner["confirmed"] or spec.objective not in _GAINS:
         return ()
     best = rank_trials(trials, "merged_loss", 1, find_over_limits(trials, spec))
     if not best or best[0]["config"] == winner["config"]:

@@ -35,6 +35,21 @@ class SettingsAdvice:
         return {"settings": [s.record() for s in self.settings], "text": self.text, "formats": dict(self.formats)}
 
 
+def keeps_confirmed(spec: SweepSpec, trials: pa.Table, objective: str, noise: str | None = None) -> bool:
+    """Return whether the settings by an objective are the confirmed ones, also where no model can tell.
+
+    Args:
+        spec: The sweep.
+        trials: Its trials table.
+        objective: Objective to optimise.
+        noise: Noise along which the surrogate models the scores.
+    """
+    try:
+        return advise_settings(spec, trials, objective=objective, noise=noise).settings[0].confirmed is not None
+    except SpecError:
+        return True
+
+
 def advise_settings(
     spec: SweepSpec,
     trials: pa.Table,

@@ -160,7 +160,7 @@ def format_settings(found: Sequence[Settings]) -> str:
         lines.append(
             "Trust the confirmed scores: predictions are of validation, where the best of many looks too good."
         )
-    if first.objective in _NOT_THE_MODEL:
+    if first.objective in _NOT_THE_MODEL and not all(s.confirmed for s in found):
         lines.append("The largest gain is not the best model: --objective merged_loss gives its settings.")
     said: dict[str, list[str]] = {}
     for settings in found:

@@ -114,7 +114,8 @@ _SAVE = (
     Option("--rank", "R", "Write a merge of adapters as an adapter of rank R, not as a whole model.", type=COUNT),
 )  # fmt: skip
 _OBJECTIVE = Option(
-    "--objective", "NAME", f"{OBJECTIVE_HELP} (default: the sweep's). A winner by another is not confirmed.",
+    "--objective", "NAME", f"{OBJECTIVE_HELP} (default: the sweep's). By another, too, confirmed settings win "
+    "unless the model is sure of better ones.",
     names=objectives,
 )  # fmt: skip
 _DIGEST = Argument("digest", "DIGEST", "Digest of the trial, or the start of it.")

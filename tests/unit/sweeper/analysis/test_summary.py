@@ -6,10 +6,12 @@ import pytest
 
 from sweeper.analysis.posterior import Favourite, Posterior
 from sweeper.analysis.recommend import find_best
+from sweeper.analysis.settings.advice import advise_settings
 from sweeper.analysis.summary import count_sweep, record_sweep, summarize_sweep
 from sweeper.analysis.text import format_best
 from sweeper.cli.main import main
 from sweeper.config.spec import SweepSpec
+from sweeper.storage.run_folder import stored_spec
 from tests.support.inline_sweeps import PLAIN
 from tests.support.inline_sweeps import sweep as run_inline
 from tests.support.trial_rows import hump, sweep, table, trial
@@ -78,17 +80,26 @@ def test_the_best_of_several_tasks_names_each_task() -> None:
     assert "parent A" in format_best({"best": one, "objective": "merged_loss", "trials": 1})
 
 
-def test_another_objective_has_a_winner_of_its_own_that_nothing_confirms(tmp_path: Path) -> None:
+def test_best_and_recommend_give_the_same_settings_by_another_objective(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = run_inline(tmp_path, sampler="noise", objective="gain_mean", trials=40, seed=1)
     own = summarize_sweep(tmp_path, results.trials, "paper")
-    other = summarize_sweep(tmp_path, results.trials, "paper", objective="merged_loss")
     assert own["answer"]["confirmed"] == 4
-    assert other["answer"]["confirmed"] == 0
-    rows = [r for r in results.trials.to_pylist() if r["outcome"] == "ok"]
-    assert other["best"]["digest"] in {r["digest"] for r in rows}
-    assert other["answer"]["objective"] == "merged_loss"
-    assert other["answer"]["next"].partition(" --objective ")[2].startswith("merged_loss")
+    spec = stored_spec(tmp_path)
+    advice = advise_settings(spec, results.trials, objective="merged_loss", noise="paper").settings[0]
+    other = summarize_sweep(tmp_path, results.trials, "paper", objective="merged_loss")["answer"]
+    assert other["objective"] == "merged_loss"
+    assert other["next"].partition(" --objective ")[2].startswith("merged_loss")
+    assert (other["confirmed"] > 0) == (advice.confirmed is not None)
+    if advice.confirmed:
+        assert other["settings"] == pytest.approx(advice.params)
     assert summarize_sweep(tmp_path, results.trials, "paper", objective="gain_mean")["answer"] == own["answer"]
+    for keeps, confirmed in ((True, 4), (False, 0)):
+        monkeypatch.setattr("sweeper.analysis.settings.advice.keeps_confirmed", lambda *_, keeps=keeps: keeps)
+        other = summarize_sweep(tmp_path, results.trials, "paper", objective="merged_loss")["answer"]
+        assert other["confirmed"] == confirmed
+        assert (other["settings"] == own["answer"]["settings"]) == keeps
 
 
 def test_best_takes_an_objective(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,7 @@ def test_a_confirmed_sweep_reports_the_fresh_pairs_on_test(tmp_path: Path) -> No
     text = format_answer(answer.record())
     assert len(text.splitlines()) <= MOST_LINES
     assert "4 fresh pairs" in text
+    assert "lowest merged loss" not in text  # confirmed settings serve both goals
     # the weights of the winner are kept, whatever leads by luck
     assert (tmp_path / "weights").is_dir() is False or answer.digest in {
         p.stem for p in (tmp_path / "weights").iterdir()
@@ -77,6 +78,12 @@ def test_a_merge_that_is_no_better_than_its_parents_says_so() -> None:
     assert "(90 % against 91 %)" in remark
     better = {**scores, "merged_accuracy_test": 0.93}
     assert not [r for r in answer_of([{**r, **better} for r in rows]).remarks if "no more accurate" in r]
+
+
+def test_unconfirmed_settings_of_the_largest_gain_name_the_command_for_the_lowest_loss() -> None:
+    rows = [trial(f"c{i}", 0.1 - 0.01 * i, learning_rate=0.1 + i, merged_loss_val=0.3 - 0.01 * i) for i in range(8)]
+    (remark,) = [r for r in answer_of(rows).remarks if "lowest merged loss" in r]
+    assert remark.endswith("sweeper recommend 'runs/a b' --objective merged_loss")
 
 
 def test_without_a_viable_pair_there_is_nothing_to_use() -> None:

@@ -215,8 +215,12 @@ class SettingsModel:
             if name not in knobs:
                 continue
             i = knobs[name]
-            at = region.columns[i]
-            if not low[i] - _END <= at <= high[i] + _END:
+            ends, margin = (low[i], region.columns[i], high[i]), _END
+            if name == "momentum":  # 1 − μ counts: .99 is five times nearer to 1 than .95
+                least, most = self._tried(name)
+                ends = -math.log1p(-least), -math.log1p(-fixed[name]), -math.log1p(-most)
+                margin = _END * max(ends[2] - ends[0], 1.0)
+            if not ends[0] - margin <= ends[1] <= ends[2] + margin:
                 out.append(name)
         return tuple(out)
 

@@ -119,6 +119,13 @@ def test_a_momentum_between_the_choices_is_interpolated(rows: list[Any]) -> None
     assert hump(found.spec) > 0.045
 
 
+@pytest.mark.parametrize(("momentum", "outside"), [(0.905, False), (0.95, True), (0.99, True)])
+def test_a_momentum_beyond_the_choices_is_said(rows: list[Any], momentum: float, outside: bool) -> None:
+    found = recommend(SGD, rows, momentum=momentum, batch_size=32)
+    assert found.outside_tried == (("momentum",) if outside else ())
+    assert any("the momentum lies outside the tried range (0 to 0.9)" in note for note in found.notes) == outside
+
+
 def test_a_field_that_no_trial_varied_can_be_fixed_and_is_said() -> None:
     space = Space("one momentum", {**FIXED, "momentum": 0.9}, {"learning_rate": RATE, "batch_size": BATCH})
     rows = settings_rows(space, hump, 40)

@@ -37,8 +37,8 @@ SPACE = load("synthetic")
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     root = tmp_path_factory.mktemp("servers-own")
-    for name in ("sweeps", "sets", "spaces"):
-        (root / name).mkdir()
+    for name in ("sweeps", "sets/mine", "spaces"):
+        (root / name).mkdir(parents=True)
     (root / "spaces" / "ours.py").write_text(SPACE)
     found = make_real(root / "sweeps", data=str(root / "sets"), spaces=root / "spaces")
     yield found

@@ -90,7 +90,9 @@ class Progress:
 
     def _stage(self, status: Status) -> str:
         # a service does not tell the size of a stage
-        return f"{status.stage} {status.stage_started}/{status.stage_budget}" if status.stage_budget else status.stage
+        if not status.stage_budget:
+            return status.stage
+        return f"{status.stage} {status.stage_done * status.repeats}/{status.stage_budget * status.repeats}"
 
     def _running(self, status: Status) -> str:
         text = f"{status.running * status.repeats} running"

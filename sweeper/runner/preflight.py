@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 
+from sweeper.analysis.stages.designed import MIN_LEVELS
 from sweeper.config.points import convert_points
 from sweeper.config.prepared import AUGMENTED, PreparedSweep
 from sweeper.config.space import corner_params
@@ -22,7 +24,7 @@ from sweeper.search.noise_targets import (
     check_target,
 )
 from sweeper.search.objectives import OBJECTIVES
-from sweeper.search.stages import find_fewest_to_confirm
+from sweeper.search.stages import MAP, find_fewest_to_confirm, plan_stages
 from trainables.noise import KNOBS, NOISE
 from trainables.pair.plugin import line_in
 from trainables.pair.record import is_out_of_memory
@@ -30,6 +32,9 @@ from trainables.runtime import Runtime
 from trainables.spec import SEVERAL_TASKS, PairSpec
 from trainables.training.optimizers import family
 from trainables.trial import TRAINABLES, inspect
+
+_NOISES = MIN_LEVELS * 3 // 2
+"""Noises of a map that suffice for a verdict although a third of them may diverge."""
 
 
 def check_sweep(sweep: PreparedSweep) -> PreparedSweep:
@@ -87,6 +92,25 @@ def describe_unconfirmed(spec: SweepSpec) -> str:
     return f"{pluralize(spec.trials, 'trial')} cannot spare fresh pairs to confirm the answer: --trials {needed} can"
 
 
+def describe_undecided(spec: SweepSpec) -> str:
+    """Return a sentence for a sweep whose map has too few noises for a verdict; empty for any other."""
+    if not spec.map:
+        return ""
+    mapped = _count_mapped(spec, spec.trials)
+    if mapped >= _NOISES:
+        return ""
+    needed = next(n for n in count(spec.trials) if _count_mapped(spec, n) >= _NOISES)
+    return (
+        f"a verdict needs {MIN_LEVELS} designed noises whose pairs train, and the map of "
+        f"{pluralize(spec.trials, 'trial')} has {mapped}: --trials {needed} gives it {_count_mapped(spec, needed)}"
+    )
+
+
+def _count_mapped(spec: SweepSpec, trials: int) -> int:
+    plan = plan_stages(trials, spec.map or 0.0, spec.confirm or 0.0, min(len(spec.enqueue), trials))
+    return sum(len(s) for s in plan.segments if s.stage == MAP)
+
+
 def _check_data(spec: SweepSpec) -> None:
     # the folders of a cluster's nodes are unknown here
     if spec.data and not spec.address and not spec.download and not Path(spec.data).is_dir():
@@ -128,8 +152,8 @@ def measure_k_aug(sweep: PreparedSweep, runtime: Runtime, say: Callable[[str], N
         k_aug = KAug(tables(trials, runtime), trial.augmentation, trial.augmentation_strength)
     except ValueError as error:
         raise SpecError(str(error)) from None
-    strongest = [f"{policy} {max(t):.1f} -> x{t[max(t)]:.2f}" for policy, t in k_aug.tables.items()]
-    say(f"augmentation on the noise axis: {', '.join(strongest)}")
+    for policy, table in k_aug.tables.items():
+        say(f"augmentation {policy} at strength {max(table):.1f} multiplies the noise by {table[max(table)]:.2f}")
     return k_aug
 
 

@@ -94,8 +94,7 @@ class Session:
         self.stale = {(r["digest"], r["started"]) for r in rows if r["outcome"] == "failed"}
         self._restore(rows)
         if self.plan.staged and self.open:
-            stage, position, size = self.plan.position(self.open[-1])
-            self.status.show_stage(stage, position - 1, size)
+            self.status.show_stage(*self.plan.measure_stage(self.open[-1]))
 
     def set_workers(self, workers: int) -> None:
         """Tell the proposer how many trials run at a time."""
@@ -132,7 +131,7 @@ class Session:
                 observation = self.observer.observe(done)
                 assert observation is not None
                 self.proposer.tell(number, self._params(done[0]), observation)
-                self.status.done += 1
+                self.status.note_done(self.plan.measure_stage(number)[0])
                 self._remember(done)
             else:
                 self.open.append(number)
@@ -178,7 +177,7 @@ class Session:
             return None
         self.open.remove(number)
         if self.plan.staged:
-            self.status.show_stage(*self.plan.position(number))
+            self.status.show_stage(*self.plan.measure_stage(number))
         self.status.running += 1
         self.status.pace.note_start(number, time.monotonic(), number, self.status.stage, asked)
         self.report()
@@ -302,13 +301,14 @@ class Session:
         rows = [*self.partial.pop(job.number, []), *rows]
         observation = self.observer.observe(rows)
         self.proposer.tell(job.number, self.space.params_of(job.specs[0]), observation or Observation())
-        self._settle(rows, failed=observation is None)
+        self._settle(rows, failed=observation is None, stage=self.plan.measure_stage(job.number)[0])
 
-    def _settle(self, rows: list[Row], failed: bool) -> None:
+    def _settle(self, rows: list[Row], failed: bool, stage: str = "") -> None:
         self.status.running -= 1
         self.status.device = next((r["device"] for r in rows if r.get("device")), self.status.device)
-        self.status.done += not failed
         self.status.failed += failed
+        if not failed:
+            self.status.note_done(stage)
         self._remember(rows)
         self.weights.update(r["digest"] for r in rows)
         self._prune_weights()

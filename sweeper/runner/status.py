@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,8 @@ class Status:
         repeats: Trials per proposal.
         stage: Stage of the proposal that started last, before that of the first one: map, search or confirm; empty in a
             sweep without stages.
-        stage_started, stage_budget: Proposals of that stage that have started, and all of it.
+        stage_budget: Proposals of that stage.
+        stages: Stage -> its finished proposals.
         waited: Time of free workers that waited for the results of others [s].
         workers: Proposals that may run at a time; None if unknown.
         device: Device of the trials; empty before the first result.
@@ -44,8 +46,8 @@ class Status:
     started: float = field(default_factory=time.monotonic)
     repeats: int = 1
     stage: str = ""
-    stage_started: int = 0
     stage_budget: int = 0
+    stages: Counter[str] = field(default_factory=lambda: Counter())
     waited: float = 0.0
     workers: int | None = None
     device: str = ""
@@ -55,9 +57,19 @@ class Status:
         """Return the expected wall time to the end [s]; None before the first result of this driver."""
         return self.pace.find_left(time.monotonic(), self.budget, self.done + self.failed, self.workers or 1)
 
-    def show_stage(self, stage: str, position: int, size: int) -> None:
-        """Note the stage of the configuration that starts, its position there from 1, and the size of the stage."""
-        self.stage, self.stage_started, self.stage_budget = stage, position, size
+    @property
+    def stage_done(self) -> int:
+        """Finished proposals of the stage."""
+        return self.stages[self.stage]
+
+    def show_stage(self, stage: str, size: int) -> None:
+        """Note the stage of the configuration that starts, and the size of the stage."""
+        self.stage, self.stage_budget = stage, size
+
+    def note_done(self, stage: str) -> None:
+        """Count a finished proposal of a stage."""
+        self.done += 1
+        self.stages[stage] += 1
 
 
 @dataclass(frozen=True)

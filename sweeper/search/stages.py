@@ -72,12 +72,10 @@ class StagePlan:
         """Return the stage of a configuration by its number."""
         return self.segment_of(number).stage
 
-    def position(self, number: int) -> tuple[str, int, int]:
-        """Return the stage of a configuration as people call it, its position there from 1, and the stage's size."""
+    def measure_stage(self, number: int) -> tuple[str, int]:
+        """Return the stage of a configuration as people call it, and its number of configurations."""
         title = TITLES[self.stage_of(number)]
-        starts = [s for s in self.segments if TITLES[s.stage] == title]
-        before = sum(min(s.end, number) - s.start for s in starts if s.start < number)
-        return title, before + 1, sum(map(len, starts))
+        return title, sum(len(s) for s in self.segments if TITLES[s.stage] == title)
 
 
 def plan_stages(

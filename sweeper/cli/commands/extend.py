@@ -18,7 +18,6 @@ from sweeper.errors import ExitCode
 from sweeper.formatting import format_table, number, pluralize, show_path, wrap
 from sweeper.storage.location import place_of
 from trainables.noise import KNOBS
-from trainables.spec import PairSpec
 
 if TYPE_CHECKING:
     from sweeper.analysis.evidence.plan import Plan
@@ -127,7 +126,7 @@ def _format_plan(plan: Plan) -> str:
             f"{p.specs[0].config}{' (new)' if p.new else ''}",
             number(p.noise),
             *(number(getattr(p.specs[0], k)) for k in KNOBS),
-            _format_repeats(p.specs),
+            f"{len(p.specs)}{'' if p.new else ' more'}",
         )
         for p in plan.planned
     ]
@@ -136,11 +135,6 @@ def _format_plan(plan: Plan) -> str:
         reasons[p.why] = reasons.get(p.why, 0) + len(p.specs)
     why = [wrap(f"{pluralize(n, 'trial')}: {text}", 0) for text, n in reasons.items()]
     return "\n".join([format_table(header, rows, indent=0), *why])
-
-
-def _format_repeats(specs: Sequence[PairSpec]) -> str:
-    first, last = specs[0].repeat, specs[-1].repeat
-    return str(first) if first == last else f"{first} to {last}"
 
 
 def _count_trials(plan: Plan) -> str:

@@ -311,3 +311,18 @@ def test_a_sweep_with_nothing_left_is_not_stopped_early(tmp_path: Path) -> None:
     assert sweeper.run(spec, stop=lambda: "no time").reason == ""
     longer = spec.model_copy(update={"trials": 5})
     assert sweeper.run(longer, stop=lambda: "no time").reason == "no time"
+
+
+def test_the_progress_of_a_stage_counts_finished_configurations_as_the_total_does(tmp_path: Path) -> None:
+    spec = SweepSpec(space="synthetic", runner="inline", sampler="noise", trials=20, repeats=2, out=str(tmp_path))
+    seen: list[tuple[str, int, int, int]] = []
+    sweeper.run(spec, listener=lambda s: seen.append((s.stage, s.stage_done, s.stage_budget, s.done)))
+    assert list(dict.fromkeys(stage for stage, *_ in seen)) == ["map", "search", "confirm"]
+    before = {"map": 0, "search": 12, "confirm": 16}
+    for stage, done, size, total in seen:
+        assert done + before[stage] == total  # one worker: earlier stages have ended
+        assert size == {"map": 12, "search": 4, "confirm": 4}[stage]
+    resumed: list[tuple[str, int]] = []
+    more = spec.model_copy(update={"trials": 24})
+    sweeper.run(more, confirm=lambda *_: True, listener=lambda s: resumed.append((s.stage, s.stage_done)))
+    assert resumed[0] == ("search", 4)

@@ -18,10 +18,10 @@ def test_a_default_sweep_of_60_trials() -> None:
     assert [(s.stage, len(s)) for s in plan.segments] == [
         (PILOT, 4), (MAP, 26), (SEARCH, 18), (CHOOSE, 6), (REPORT, 6)
     ]  # fmt: skip
-    assert plan.position(0) == ("map", 1, 30)
-    assert plan.position(29) == ("map", 30, 30)
-    assert plan.position(30) == ("search", 1, 18)
-    assert plan.position(59) == ("confirm", 12, 12)
+    assert plan.measure_stage(0) == ("map", 30)
+    assert plan.measure_stage(29) == ("map", 30)
+    assert plan.measure_stage(30) == ("search", 18)
+    assert plan.measure_stage(59) == ("confirm", 12)
 
 
 def test_without_shares_every_trial_is_search() -> None:
@@ -72,4 +72,4 @@ def test_a_finished_sweep_that_gets_more_trials_searches_and_confirms_again() ->
     before = plan_stages(40, 0.5, 0.2)
     after = plan_stages(60, 0.5, 0.2, known=dict(enumerate(stages(before))))
     assert [(s.stage, len(s)) for s in after.segments][-3:] == [(SEARCH, 16), (CHOOSE, 2), (REPORT, 2)]
-    assert after.position(40) == ("search", 13, 28)
+    assert after.measure_stage(40) == ("search", 28)

@@ -39,8 +39,11 @@ def test_the_first_line_of_progress_names_the_stage_and_what_is_not_confirmed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "synthetic", "--runner", "inline", "--trials", "12", "--out", str(tmp_path / "run")]) == 0
-    said, first, *_ = capsys.readouterr().err.splitlines()
-    assert said == "12 trials cannot spare fresh pairs to confirm the answer: --trials 18 can"
+    unconfirmed, undecided, first, *_ = capsys.readouterr().err.splitlines()
+    assert unconfirmed == "12 trials cannot spare fresh pairs to confirm the answer: --trials 18 can"
+    assert undecided == (
+        "a verdict needs 6 designed noises whose pairs train, and the map of 12 trials has 7: --trials 15 gives it 9"
+    )
     assert first.startswith("0/12 trials, map 0/7, 0 running on 1 worker")
 
 
@@ -50,6 +53,19 @@ def test_a_dry_run_says_what_is_not_confirmed(
 ) -> None:
     assert main(["run", "synthetic", "--trials", str(trials), *more, "--dry-run"]) == 0
     assert ("--trials 18 can" in capsys.readouterr().err) is said
+
+
+@pytest.mark.parametrize(
+    ("trials", "more", "said"),
+    [(4, [], True), (12, ["--confirm", "0"], True), (18, [], False), (12, ["--map", "0"], False)],
+)
+def test_a_dry_run_says_how_many_trials_bring_a_verdict(
+    trials: int, more: list[str], said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "synthetic", "--trials", str(trials), *more, "--dry-run"]) == 0
+    error = capsys.readouterr().err
+    assert ("a verdict needs 6 designed noises" in error) is said
+    assert ("--trials 15 gives it 9" in error) is said
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])

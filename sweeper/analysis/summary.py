@@ -28,7 +28,7 @@ from sweeper.search.noise_targets import check_shown
 from sweeper.search.stages import TITLES
 from sweeper.storage.location import Place, place_of
 from sweeper.storage.run_folder import PAGE
-from trainables.noise import KNOBS
+from trainables.noise import KNOBS, NOISE
 from trainables.registry import UnknownName
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def summarize_sweep(
         trials: Its trials table.
         noise: Noise to show.
         posterior: The model's posterior for that noise, if known; else it is fitted here.
-        analysis: Analysis of the sweep's objective and noise, if known; else the trials are analysed here.
+        analysis: Analysis of the sweep's objective and the shown noise, if known; else the trials are analysed here.
         objective: Objective that chooses the winner; the sweep's by default. By another, the confirmed settings win
             where `recommend` gives them, too.
     """
@@ -177,6 +177,8 @@ def summarize_sweep(
         others = tuple(name for name in spec.further_objectives if name != objective)
         spec = spec.model_copy(update={"objective": objective, "further_objectives": others})
         flags = f" --objective {objective}"
+    if noise != spec.noise and NOISE[noise].kind == "predicted":
+        flags += f" --noise {noise}"
     place = place_of(folder)
     folder = place.local.absolute() if place.local else place.uri
     posterior, lost = posterior or fit_posterior(spec, trials, noise), find_over_limits(trials, spec)
@@ -189,9 +191,11 @@ def summarize_sweep(
     record["warnings"] = [*format_warnings(trials), *([posterior.assumed] if posterior.assumed else [])]
     record["weights"] = _file(place, weights) if weights and place.has(weights) else None
     space = find_space(spec)
-    analysis = analysis or find_analysis(trials, spec.objective, spec.noise)[0]
+    shown = spec.model_copy(update={"noise": noise})  # the verdict is along the shown noise
+    if analysis is None or analysis.noise != noise:
+        analysis = find_analysis(trials, spec.objective, noise)[0]
     record["preferred"] = record_preferred(analysis, noise)
-    found = find_answer(spec, space, trials, posterior, show_path(folder), record["page"], analysis, flags)
+    found = find_answer(shown, space, trials, posterior, show_path(folder), record["page"], analysis, flags)
     record["answer"] = found.record()
     try:
         best = choose_winner(trials, spec.objective, posterior, lost)

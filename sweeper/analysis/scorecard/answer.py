@@ -16,7 +16,8 @@ from sweeper.analysis.best import choose_winner, find_over_limits, rank_trials
 from sweeper.analysis.evidence.analyse import find_analysis
 from sweeper.analysis.evidence.findings import Analysis
 from sweeper.analysis.posterior import Posterior
-from sweeper.analysis.scorecard.badge import Badge, Word, summarize_verdict
+from sweeper.analysis.scorecard.badge import summarize_verdict
+from sweeper.analysis.scorecard.next_command import find_next
 from sweeper.analysis.stages.confirmation import Confirmation, Score, find_confirmation
 from sweeper.analysis.stages.designed import find_share, is_proxy_only
 from sweeper.analysis.text import describe_bounds
@@ -38,7 +39,6 @@ from sweeper.search.objectives import resolve_objective
 from trainables.noise import KNOBS, NOISE
 from trainables.result import TASKS
 from trainables.spec import SEVERAL_TASKS, PairSpec
-from trainables.trial import IMPORTED
 
 MOST_LINES = 12
 COMMAND = ": sweeper "
@@ -46,7 +46,6 @@ COMMAND = ": sweeper "
 _LESS = "is less accurate"
 """Words of the note that every block keeps."""
 _GAINS = ("gain_mean", "gain_best", "barrier")
-_WITHOUT_WEIGHTS = ("synthetic", IMPORTED)
 _MODELS = {"merged": "merged", "parents": "parents", "ensemble": "ensemble"}
 
 
@@ -135,7 +134,7 @@ def find_answer(
         scores=_find_scores(winner, confirmation),
         certainty=_describe_certainty(winner, confirmation, trials) + _describe_rest(spec, trials),
         remarks=find_remarks(spec, space, trials, winner, shlex.quote(run)),
-        next=_find_next(badge, winner, run, count_left(spec, trials), flags),
+        next=find_next(badge, winner, run, not trials.num_rows or count_left(spec, trials) > 0, flags),
         page=page,
         origin=_find_origin(trials),
     )
@@ -215,9 +214,11 @@ def _find_scores(winner: Mapping[str, Any] | None, confirmation: Confirmation | 
 def _describe_certainty(winner: Mapping[str, Any] | None, confirmation: Confirmation | None, trials: pa.Table) -> str:
     if winner is None and is_proxy_only(trials):
         return f"the trials so far ran{at_share(find_share(trials))}; none in full has ended"
+    if not trials.num_rows:
+        return "no trial has finished, so there is nothing to use yet"
     if winner is None:
         outcomes = Counter(trials["outcome"].to_pylist()).most_common()
-        counts = ", ".join(f"{n} {outcome}" for outcome, n in outcomes) or "no trial yet"
+        counts = ", ".join(f"{n} {outcome}" for outcome, n in outcomes)
         return f"no pair is viable, so there is nothing to use yet ({counts})"
     if confirmation is None:
         return "not confirmed: no fresh pair has tested these settings, and the best of many trials looks too good"
@@ -294,25 +295,10 @@ def _find_worth(winner: Mapping[str, Any] | None, scores: Mapping[str, Mapping[s
         return ()
     if merged is None or parents is None or merged.mean > parents.mean:
         return ()
-    return (
-        f"on test the merge is no more accurate than its parents ({_percent(merged.mean)} against "
-        f"{_percent(parents.mean)})",
-    )
-
-
-def _find_next(badge: Badge, winner: Mapping[str, Any] | None, run: str, left: int, flags: str) -> str:
-    folder = shlex.quote(run)
-    if left:
-        return f"sweeper resume {folder}"
-    if winner is None:
-        return f"sweeper status {folder}"
-    folder += flags
-    if badge.word in (Word.HUMP, Word.NO_OPTIMUM):
-        if winner["trainable"] in _WITHOUT_WEIGHTS:
-            return f"sweeper recommend {folder}"
-        text = winner.get("tokens_per_example") is not None
-        return f"sweeper best {folder} --save {'merged' if text else 'merged.safetensors'}"
-    return f"sweeper extend {folder}"
+    own, theirs = _percent(merged.mean), _percent(parents.mean)
+    if own == theirs:
+        return (f"on test the merge is as accurate as its parents ({own})",)
+    return (f"on test the merge is no more accurate than its parents ({own} against {theirs})",)
 
 
 def format_answer(answer: Mapping[str, Any]) -> str:

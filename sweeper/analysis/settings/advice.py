@@ -13,6 +13,7 @@ from sweeper.analysis.settings.settings import FORMATS, Settings, format_setting
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.storage.space_data import known_space
+from trainables.noise import NOISE
 from trainables.registry import UnknownName
 
 
@@ -96,5 +97,8 @@ def advise_settings(
         found = [replace(s, sweep=shown) for s in found]
     if known.assumed:
         found = [replace(s, notes=(*s.notes, known.assumed)) for s in found]
+    if noise is not None and model.noise != noise:
+        why = f"the noise {noise} is {NOISE[noise].kind}, and no knob predicts it: the noise here is {model.noise}"
+        found = [replace(s, notes=(*s.notes, why)) for s in found]
     formats = {form: render(found[0], form) for form in FORMATS[1:]} if len(found) == 1 else {}
     return SettingsAdvice(tuple(found), format_settings(found), formats)

@@ -186,6 +186,7 @@ def best(args: Arguments) -> int:
         check_objective(args.objective)
     record = summarize_sweep(args.dir, trials, noise, objective=args.objective)
     if args.save:
+        from sweeper.analysis.scorecard.next_command import follow_save
         from sweeper.runner.results.winner import find_row, save_winner
 
         if not record["best"]:
@@ -194,6 +195,7 @@ def best(args: Arguments) -> int:
         row = find_row(trials, record["best"]["digest"])
         saved = save_winner(args.dir, spec, row, Path(args.save).expanduser(), args.rank)
         record |= {"saved": str(saved.weights), "card": str(saved.card)}
+        record["answer"]["next"] = follow_save(record["answer"]["next"])
         record |= {"discarded": saved.discarded} if saved.discarded is not None else {}
     emit(args.json, record, "\n".join([format_sweep(record), *format_saved(record)]))
     return ExitCode.DONE

@@ -31,6 +31,7 @@ def _format_verdict(sweep: Sweep) -> list[str]:
 def emit_results(as_json: bool, client: Client, sweep: SweepDetail, saved: Mapping[str, Any] | None = None) -> None:
     """Print the results of a sweep and what was saved, with the keys of `sweeper best --json` for a run folder."""
     from sweeper.analysis.scorecard.answer import format_answer
+    from sweeper.analysis.scorecard.next_command import follow_save
     from sweeper.analysis.text import format_best
     from sweeper.search.stages import MAP
 
@@ -58,6 +59,8 @@ def emit_results(as_json: bool, client: Client, sweep: SweepDetail, saved: Mappi
     parts += _format_verdict(sweep)
     parts.append(format_best(record))
     if winner and (answer := winner.get("answer")):
+        if saved:
+            answer["next"] = follow_save(answer["next"])
         parts.insert(0, format_answer(answer))
     else:  # an earlier service gives no whole settings
         parts += [f"hyperparameters that reach the best noise for {a.objective}\n{a.text}" for a in advice]

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.analysis.evidence.analyse import find_analysis
 from sweeper.analysis.posterior import Favourite, Posterior
 from sweeper.analysis.recommend import find_best
+from sweeper.analysis.scorecard.badge import summarize_verdict
 from sweeper.analysis.settings.advice import advise_settings
 from sweeper.analysis.summary import count_sweep, record_sweep, summarize_sweep
 from sweeper.analysis.text import format_best
@@ -108,3 +110,13 @@ def test_best_takes_an_objective(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "expect:  merged validation loss" in capsys.readouterr().out
     assert main(["best", str(tmp_path), "--objective", "merged_los"]) == 2
     assert "did you mean merged_loss" in capsys.readouterr().err
+
+
+def test_the_verdict_is_along_the_shown_noise(tmp_path: Path) -> None:
+    results = run_inline(tmp_path, sampler="qmc", objective="gain_mean", trials=24, **PLAIN)
+    for noise in ("paper", "linear"):
+        record = summarize_sweep(tmp_path, results.trials, noise)
+        assert record["answer"]["noise"] == noise
+        analysis, doubt = find_analysis(results.trials, "gain_mean", noise)
+        badge = summarize_verdict(analysis, doubt)
+        assert (record["answer"]["verdict"], record["answer"]["reason"]) == (badge.word, badge.reason)

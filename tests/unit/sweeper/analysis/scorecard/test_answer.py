@@ -76,6 +76,9 @@ def test_a_merge_that_is_no_better_than_its_parents_says_so() -> None:
     scores = {"merged_accuracy_test": 0.9, "a_accuracy_test": 0.92, "b_accuracy_test": 0.9}
     (remark,) = [r for r in answer_of([{**r, **scores} for r in rows]).remarks if "no more accurate" in r]
     assert "(90 % against 91 %)" in remark
+    close = {**scores, "merged_accuracy_test": 0.90996}
+    (remark,) = [r for r in answer_of([{**r, **close} for r in rows]).remarks if "as accurate" in r]
+    assert remark == "on test the merge is as accurate as its parents (91 %)"
     better = {**scores, "merged_accuracy_test": 0.93}
     assert not [r for r in answer_of([{**r, **better} for r in rows]).remarks if "no more accurate" in r]
 
@@ -93,6 +96,13 @@ def test_without_a_viable_pair_there_is_nothing_to_use() -> None:
     text = format_answer(answer.record())
     assert "no pair is viable" in text
     assert "use:" not in text
+
+
+def test_a_sweep_that_ended_before_its_first_trial_is_resumed() -> None:
+    answer = answer_of([])
+    assert answer.next == "sweeper resume 'runs/a b'"
+    assert answer.certainty == "no trial has finished, so there is nothing to use yet"
+    assert "viable pair" not in format_answer(answer.record())
 
 
 def test_a_merge_that_is_less_accurate_than_another_model_says_so() -> None:

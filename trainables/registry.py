@@ -33,10 +33,16 @@ _SHORT = {
 }  # fmt: skip
 """Usual short names -> names here, for hints."""
 
+_FEWEST_LETTERS = 3
+"""Letters of a text that may hint at the names that contain it."""
+
 
 def _hint(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if len(name) >= _FEWEST_LETTERS:  # a part of a name is nearer than another word of its length
+        holding = [n for n in names if name.lower() in n.lower()]
+        near = list(dict.fromkeys([*(n for n in near if n in holding), *holding[:3], *near]))[:3]
     if (full := _SHORT.get(name.lower())) in names and full not in near:
         near = [str(full), *near]
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from sweeper.analysis.observations import find_ineligible, is_feasible
-from sweeper.analysis.posterior import Posterior
+from sweeper.analysis.posterior import Posterior, fit_posterior
 from sweeper.analysis.stages.confirmation import Confirmation, find_confirmation
 from sweeper.config.spec import SweepSpec
 from sweeper.search.objectives import OBJECTIVES, Objective, resolve_objective
@@ -176,6 +176,24 @@ def choose_winner(
         luckiest = {"digest": first.digest, "config_mean": first.mean, "config_repeats": first.repeats}
     posterior = {"posterior_mean": favourite.mean, "posterior_sd": favourite.sd}
     return {**row, **posterior, "undecided": "", "luckiest": luckiest, "confirmed": None}
+
+
+def find_winner(spec: SweepSpec, trials: pa.Table, objective: str) -> dict[str, Any] | None:
+    """Return the winner of a sweep by an objective, as `choose_winner` does, with a posterior that is fitted here.
+
+    Args:
+        spec: The sweep.
+        trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
+        objective: Name in `OBJECTIVES`.
+
+    Raises:
+        UnknownName: The objective is unknown.
+    """
+    resolve_objective(objective, trials)
+    if objective != spec.objective:
+        others = tuple(name for name in spec.further_objectives if name != objective)
+        spec = spec.model_copy(update={"objective": objective, "further_objectives": others})
+    return choose_winner(trials, objective, fit_posterior(spec, trials, explain=False), find_over_limits(trials, spec))
 
 
 def _take_confirmed(

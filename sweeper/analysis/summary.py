@@ -199,7 +199,7 @@ def summarize_sweep(
     record["answer"] = found.record()
     try:
         best = choose_winner(trials, spec.objective, posterior, lost)
-        record["recommendations"] = _recommend_each(trials, noise, BOTH, {spec.objective: best})
+        record["recommendations"] = _recommend_each(trials, noise, BOTH, dict.fromkeys(BOTH, best))
     except SpecError:
         record["recommendations"] = {}  # no optimum yet, or a noise without a learning rate; the summary states it
     return record
@@ -306,15 +306,16 @@ def advise(
     Raises:
         SpecError: No objective has an answer; the message gives the first reason.
     """
-    from sweeper.analysis.best import choose_winner, find_over_limits
-    from sweeper.analysis.posterior import fit_posterior
+    from sweeper.analysis.best import find_winner
     from sweeper.analysis.recommend import BOTH
 
-    best = {
-        spec.objective: choose_winner(
-            trials, spec.objective, fit_posterior(spec, trials, explain=False), find_over_limits(trials, spec)
-        )
-    }
+    try:
+        if objectives:
+            best = {name: find_winner(spec, trials, name) for name in objectives}
+        else:  # the settings of one answer, in both tables
+            best = dict.fromkeys(BOTH, find_winner(spec, trials, spec.objective))
+    except UnknownName as error:
+        raise SpecError(str(error)) from None
     return _recommend_each(trials, noise or spec.noise, objectives or BOTH, best, **wanted)
 
 

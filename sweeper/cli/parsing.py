@@ -254,6 +254,10 @@ def spell_out(command: click.Command, ctx: click.Context, args: Sequence[str]) -
         del rest[:count]
 
 
+_ELSEWHERE = {("dashboard", "--html"): "sweeper export RUN --html FILE"}
+"""Command and an option that another command has -> that command."""
+
+
 def _find_option(name: str, options: Mapping[str, click.Option], ctx: click.Context) -> str:
     if name in options:
         return name
@@ -261,6 +265,8 @@ def _find_option(name: str, options: Mapping[str, click.Option], ctx: click.Cont
     if len(matches) > 1:
         raise click.UsageError(f"option {name} is ambiguous: {' or '.join(matches)}", ctx)
     if not matches:
+        if instead := _ELSEWHERE.get((str(ctx.info_name), name)):
+            raise click.UsageError(f"{ctx.info_name} has no {name}: use `{instead}`", ctx)
         raise click.UsageError(str(unknown("option", name, [n for n in options if n.startswith("--")])), ctx)
     return matches[0]
 

@@ -60,8 +60,8 @@ class SweepSpec(BaseModel):
     )
     noise: str = option(
         "paper",
-        "Predicted noise scale to target and to show (default: paper; paper_aug where augmentation varies, adam_sde "
-        "with AdamW).",
+        "Predicted noise scale to target and to show (default: paper, and adam_sde with AdamW; where "
+        "augmentation varies in trained networks with --measure above 0, paper_aug).",
         "search",
         metavar="NAME",
     )

@@ -116,7 +116,7 @@ def plan_trials(
     Args:
         needs: From `sweeper.analysis.evidence`.
         rows: The trials table.
-        best: Row of the sweep's best configuration; new ones share its knobs except the learning rate.
+        best: Row of the sweep's winner; new ones share its knobs except the learning rate.
         spec: The sweep.
         space: Its space.
         noise: Noise definition of the needs.
@@ -185,8 +185,7 @@ def _plan_new(
     except SpaceError:
         rate, tried = number(params["learning_rate"]), _format_range(space.knobs["learning_rate"])
         raise ValueError(
-            f"{where}: at the best configuration's other knobs it needs learning_rate {rate}, outside the sweep's "
-            f"range {tried}"
+            f"{where}: at the winner's other knobs it needs learning_rate {rate}, outside the sweep's range {tried}"
         ) from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
@@ -329,16 +328,17 @@ def plan_needs(
         repeats: Number of trials per need, in place of the need's own.
         noises: Maximum number of new noises, in order of the needs; None takes all.
     """
-    from sweeper.analysis.best import find_over_limits, rank_trials
+    from sweeper.analysis.best import find_winner
     from sweeper.config.space import noise_constants
 
     # only the sweep's trials count, so that an interrupted extension finds the same best configuration again
     swept = trials.filter(trials["number"].is_valid())
-    best = rank_trials(swept, analysis.objective, lost=find_over_limits(swept, spec))
+    new = any(need.config is None for need in analysis.needs)  # repeats need no winner, whose fit takes a second
+    best = find_winner(spec, swept, analysis.objective) if new else None
     examples = next((n for n in swept["examples"].to_pylist() if n), None)
-    constants = noise_constants(space, PairSpec.from_json(best[0]["spec"]), examples) if best else {}
+    constants = noise_constants(space, PairSpec.from_json(best["spec"]), examples) if best else {}
     needs = list(_limit(analysis.needs, repeats, noises))
-    return plan_trials(needs, trials.to_pylist(), best[0] if best else None, spec, space, analysis.noise, constants)
+    return plan_trials(needs, trials.to_pylist(), best, spec, space, analysis.noise, constants)
 
 
 def _limit(needs: Sequence[Need], repeats: int | None, noises: int | None) -> Iterator[Need]:

@@ -23,7 +23,7 @@ _ADVICE = (
     Option("--format", "|".join(FORMATS), "Print the settings as a table, as a sweep file, as a Python dict, or as "
            "arguments of torch.optim.", type=Choice(FORMATS), default="table", show_default=True,
            names=lambda: FORMATS),
-    Option("--by-noise", "", "Also print values that reach the best noise, all else as in the best trial.",
+    Option("--by-noise", "", "Also print values that reach the best noise, all else as in the winner.",
            default=False),
 )  # fmt: skip
 FIXED = ("learning_rate", "momentum", "weight_decay")
@@ -103,7 +103,7 @@ def emit_recommendation(args: Arguments, record: dict[str, Any], matched: dict[s
     parts = [record["text"]] if record["settings"] else []
     if matched:
         tables = (f"{name}: {advice['message']}\n{advice['text']}" for name, advice in matched.items())
-        parts.append("Values that reach the best noise, all else as in the best trial:")
+        parts.append("Values that reach the best noise, all else as in the winner:")
         parts += tables
     parts += [wrap(f"not shown: {reason}", 0) for reason in missing]
     whole = {"settings": record["settings"], "formats": record["formats"], "noise_matched": matched, "missing": missing}

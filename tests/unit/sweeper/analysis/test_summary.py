@@ -1,17 +1,24 @@
 """The record of a sweep: counts, cost, best noise, and the winner by the posterior's rule."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from sweeper.analysis import best
+from sweeper.analysis.best import rank_trials
 from sweeper.analysis.evidence.analyse import find_analysis
+from sweeper.analysis.evidence.needs import Need
+from sweeper.analysis.evidence.plan import plan_needs
 from sweeper.analysis.posterior import Favourite, Posterior
 from sweeper.analysis.recommend import find_best
 from sweeper.analysis.scorecard.badge import summarize_verdict
 from sweeper.analysis.settings.advice import advise_settings
-from sweeper.analysis.summary import count_sweep, record_sweep, summarize_sweep
+from sweeper.analysis.summary import advise, count_sweep, record_sweep, summarize_sweep
 from sweeper.analysis.text import format_best
 from sweeper.cli.main import main
+from sweeper.config.space import load_space
 from sweeper.config.spec import SweepSpec
 from sweeper.storage.run_folder import stored_spec
 from tests.support.inline_sweeps import PLAIN
@@ -120,3 +127,21 @@ def test_the_verdict_is_along_the_shown_noise(tmp_path: Path) -> None:
         analysis, doubt = find_analysis(results.trials, "gain_mean", noise)
         badge = summarize_verdict(analysis, doubt)
         assert (record["answer"]["verdict"], record["answer"]["reason"]) == (badge.word, badge.reason)
+
+
+def test_the_noise_and_an_extension_keep_the_knobs_of_the_winner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = run_inline(tmp_path, sampler="random", objective="gain_mean", trials=20, seed=3, **PLAIN).trials
+    luckiest, *others = rank_trials(trials, "gain_mean", 20)
+    winner = next(r for r in others if r["momentum"] != luckiest["momentum"])
+    believed = Posterior(favourite=Favourite(winner["config"], 0.0, 1.0))
+    monkeypatch.setattr(best, "fit_posterior", lambda *_, **__: believed)
+    spec = stored_spec(tmp_path)
+    advice = advise(spec, trials)
+    assert advice
+    for each in advice.values():
+        assert {r["momentum"] for r in each["recommendations"]} == {winner["momentum"]}
+    said: Any = SimpleNamespace(objective="gain_mean", noise="paper", needs=(Need(1, "gap", noise=0.02),))
+    (new,) = plan_needs(spec, load_space(spec), trials, said).specs
+    assert (new.batch_size, new.momentum) == (winner["batch_size"], winner["momentum"])

@@ -56,6 +56,8 @@ def test_the_server_stands_before_or_after_the_command(argv: tuple[str, ...]) ->
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (["run", "synthetic", "--objective", "los"], "unknown objective 'los'; did you mean merged_loss or cost?"),
+        (["dashboard", "x", "--html", "f"], "dashboard has no --html: use `sweeper export RUN --html FILE`"),
         (["run", "synthetic", "--trails", "3"], "unknown option '--trails'; did you mean --trials"),
         (["run", "synthetic", "--re", "3"], "option --re is ambiguous: --repeats or --resources or --resident-share"),
         (["run", "synthetic", "--seed", "--trials", "3"], "option --seed needs a value, N"),

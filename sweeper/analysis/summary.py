@@ -313,7 +313,8 @@ def advise(
         if objectives:
             best = {name: find_winner(spec, trials, name) for name in objectives}
         else:  # the settings of one answer, in both tables
-            best = dict.fromkeys(BOTH, find_winner(spec, trials, spec.objective))
+            winner = find_winner(spec, trials, spec.objective)
+            best = {str(name): winner for name in BOTH}
     except UnknownName as error:
         raise SpecError(str(error)) from None
     return _recommend_each(trials, noise or spec.noise, objectives or BOTH, best, **wanted)

@@ -10,6 +10,7 @@ import pytest
 
 import sweeper
 from dashboards.page import page
+from sweeper.analysis.best import find_winner
 from sweeper.analysis.evidence import plan
 from sweeper.analysis.evidence.needs import Need
 from sweeper.analysis.evidence.plan import Plan
@@ -54,8 +55,8 @@ def asks(monkeypatch: pytest.MonkeyPatch, needs: Callable[[list[dict[str, Any]]]
 
 
 def planned(run: Path, needs: Sequence[Need], **more: Any) -> Plan:
-    said: Any = SimpleNamespace(objective="gain_mean", noise=more.pop("noise", "paper"), needs=tuple(needs))
     spec = stored_spec(run)
+    said: Any = SimpleNamespace(objective=spec.objective, noise=more.pop("noise", "paper"), needs=tuple(needs))
     return plan.plan_needs(spec, load_space(spec), read_trials(run), said, **more)
 
 
@@ -71,6 +72,9 @@ def test_extend_runs_each_requested_trial_once(
 ) -> None:
     run = sweep(tmp_path / "run", sampler="qmc", trials=8).run
     before = {r["digest"]: r for r in rows_of(run)}
+    spec = stored_spec(run)
+    winner = find_winner(spec, read_trials(run), spec.objective)
+    assert winner is not None
     asks(monkeypatch, three_in_all)
     found = planned(run, three_in_all(rows_of(run)))
     capsys.readouterr()
@@ -87,9 +91,8 @@ def test_extend_runs_each_requested_trial_once(
     assert {(r["number"], r["sampler"]) for r in new} == {(None, "extend")}
     level = [r for r in new if r["config"] not in {b["config"] for b in before.values()}]
     assert [r["noise_paper"] for r in level] == pytest.approx([0.02] * 3)
-    best = max((r for r in before.values() if r["outcome"] == "ok"), key=lambda r: r["gain_mean_loss_val"])
     kept = ("batch_size", "momentum", "weight_decay", "augmentation_strength")
-    assert {tuple(r[k] for k in kept) for r in level} == {tuple(best[k] for k in kept)}
+    assert {tuple(r[k] for k in kept) for r in level} == {tuple(winner[k] for k in kept)}
     assert sorted(r["repeat"] for r in level) == [0, 1, 2]
     regime = fit_regime(read_trials(run))
     assert (regime.n_configs, regime.adaptive) == (len({r["config"] for r in rows if r["outcome"] == "ok"}), False)

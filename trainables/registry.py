@@ -41,7 +41,7 @@ def _hint(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if len(name) >= _FEWEST_LETTERS:  # a part of a name is nearer than another word of its length
-        holding = [n for n in names if name.lower() in n.lower()]
+        holding = sorted((n for n in names if name.lower() in n.lower()), key=len)
         near = list(dict.fromkeys([*(n for n in near if n in holding), *holding[:3], *near]))[:3]
     if (full := _SHORT.get(name.lower())) in names and full not in near:
         near = [str(full), *near]

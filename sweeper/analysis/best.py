@@ -178,6 +178,14 @@ def choose_winner(
     return {**row, **posterior, "undecided": "", "luckiest": luckiest, "confirmed": None}
 
 
+def judge_by(spec: SweepSpec, objective: str) -> SweepSpec:
+    """Return a sweep with another first objective, which is then no further one."""
+    if objective == spec.objective:
+        return spec
+    others = tuple(name for name in spec.further_objectives if name != objective)
+    return spec.model_copy(update={"objective": objective, "further_objectives": others})
+
+
 def find_winner(spec: SweepSpec, trials: pa.Table, objective: str) -> dict[str, Any] | None:
     """Return the winner of a sweep by an objective, as `choose_winner` does, with a posterior that is fitted here.
 
@@ -190,9 +198,7 @@ def find_winner(spec: SweepSpec, trials: pa.Table, objective: str) -> dict[str, 
         UnknownName: The objective is unknown.
     """
     resolve_objective(objective, trials)
-    if objective != spec.objective:
-        others = tuple(name for name in spec.further_objectives if name != objective)
-        spec = spec.model_copy(update={"objective": objective, "further_objectives": others})
+    spec = judge_by(spec, objective)
     return choose_winner(trials, objective, fit_posterior(spec, trials, explain=False), find_over_limits(trials, spec))
 
 

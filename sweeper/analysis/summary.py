@@ -159,7 +159,7 @@ def summarize_sweep(
         objective: Objective that chooses the winner; the sweep's by default. By another, the confirmed settings win
             where `recommend` gives them, too.
     """
-    from sweeper.analysis.best import choose_winner, find_over_limits
+    from sweeper.analysis.best import choose_winner, find_over_limits, judge_by
     from sweeper.analysis.evidence.analyse import find_analysis
     from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH, summarize
@@ -174,8 +174,7 @@ def summarize_sweep(
         # the fresh pairs measured this objective, too, though another one chose their settings
         if find_confirmation(trials, objective) and not keeps_confirmed(spec, trials, objective, noise):
             trials = ignore_confirmation(trials)
-        others = tuple(name for name in spec.further_objectives if name != objective)
-        spec = spec.model_copy(update={"objective": objective, "further_objectives": others})
+        spec = judge_by(spec, objective)
         flags = f" --objective {objective}"
     if noise != spec.noise and NOISE[noise].kind == "predicted":
         flags += f" --noise {noise}"

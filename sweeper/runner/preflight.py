@@ -82,6 +82,11 @@ def check_sweep(sweep: PreparedSweep) -> PreparedSweep:
     return sweep
 
 
+def describe_shortage(spec: SweepSpec) -> tuple[str, ...]:
+    """Return what a sweep has too few trials for, as sentences; empty if they suffice."""
+    return tuple(filter(None, (describe_unconfirmed(spec), describe_undecided(spec))))
+
+
 def describe_unconfirmed(spec: SweepSpec) -> str:
     """Return a sentence for a sweep that has too few trials to confirm its answer; empty for any other."""
     if not spec.confirm:

@@ -15,7 +15,7 @@ from sweeper.analysis.curve.prior import read_priors
 from sweeper.config.prepared import PreparedSweep, prepare, set_defaults
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError, StorageError
-from sweeper.runner.preflight import check_sweep, describe_unconfirmed, describe_undecided, fit_to_ranks, measure_k_aug
+from sweeper.runner.preflight import check_sweep, describe_shortage, fit_to_ranks, measure_k_aug
 from sweeper.runner.ray_tune.address import check_reachable, resolve_address
 from sweeper.runner.results.results import Results, path_or_uri
 from sweeper.runner.session import Session
@@ -70,7 +70,7 @@ def run_prepared(sweep: PreparedSweep, callbacks: Callbacks = QUIET) -> Results:
     sweep = set_defaults(_resolve_address(sweep, callbacks), stored)
     sweep = _check(_read_priors(sweep, callbacks))
     if stored is None:
-        for line in filter(None, (describe_unconfirmed(sweep.spec), describe_undecided(sweep.spec))):
+        for line in describe_shortage(sweep.spec):
             callbacks.say(line)
     folder, held = claim(sweep.spec, sweep.space)
     command = f"sweeper resume {shlex.quote(folder.uri)}"

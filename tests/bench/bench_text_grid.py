@@ -51,7 +51,7 @@ class Series:
         batches: Batch sizes.
         pairs: Pairs per learning rate and batch size.
         measure: Gradient measurements per child.
-        like: Series that trains alike at the small batch size, so that its pairs stand there.
+        like: Another series with the same training at the small batch size; its pairs serve there, too.
     """
 
     learning_rates: Sequence[float]

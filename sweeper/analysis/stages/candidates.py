@@ -68,7 +68,8 @@ def choose_candidates(spec: SweepSpec, space: Space, trials: pa.Table, count: in
 
 
 def _take_turns(leaders: Iterator[Candidate], settings: Iterator[Candidate]) -> Iterator[Candidate]:
-    """Yield a leader, two settings, then one of each kind in turn; settings are costly, so none is made ahead."""
+    """Yield a leader, two settings, then leaders and settings in turn."""
+    # settings are costly, so each is made when it is taken
     yield from islice(leaders, 1)
     yield from islice(settings, 2)
     for pair in zip_longest(leaders, settings):

@@ -21,7 +21,7 @@ from sweeper.config.spec import SweepSpec
 from sweeper.config.trials import measure_share, shorten
 from sweeper.errors import SpecError
 from sweeper.formatting import at_share, number, pluralize
-from sweeper.runner.preflight import check_sweep, describe_unconfirmed, describe_undecided, fit_to_ranks
+from sweeper.runner.preflight import check_sweep, describe_shortage, fit_to_ranks
 from sweeper.runner.run import run_prepared
 from sweeper.runner.status import Callbacks, Status
 from sweeper.search.stages import MAP, TITLES, plan_stages
@@ -67,7 +67,7 @@ def estimate_cost(sweep: PreparedSweep, with_pilot: bool, callbacks: Callbacks) 
     """
     sweep = set_defaults(sweep)
     spec = sweep.spec
-    for line in filter(None, (describe_unconfirmed(spec), describe_undecided(spec))):
+    for line in describe_shortage(spec):
         callbacks.say(line)
     trials = spec.trials * spec.repeats
     shape = f"{pluralize(spec.trials, 'configuration')}, {pluralize(trials, 'trial')}{_describe_stages(spec)}"

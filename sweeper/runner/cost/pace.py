@@ -12,7 +12,7 @@ _FIRST_FIT = 0.6  # the first fit of a driver loads its libraries
 _FITS = {"noise": 0.1, "gp": 0.3}
 """Sampler -> time of a fit and a proposal on one core [s], measured after 48 trials."""
 _CHOICE, _CHOICE_TRIALS, _CHOICE_POWER = 6.4, 48, 0.54
-"""Time to choose the candidates after so many trials [s], and its growth with their number: 12.3 s after 160."""
+"""Time to choose the candidates [s] after this number of trials, and the power of its growth: 12.3 s after 160."""
 _STARTUP = 5  # proposals of a sampler before its first fit
 _SURE = 1.0  # seconds of proposals that count as much as their expected time
 _REST = 0.25  # share of a trial that is left at least, while it runs
@@ -26,7 +26,7 @@ class Pace:
     Attributes:
         asks: Expected time of the driver for each proposal of the sweep, in order [s]; empty for none.
         starts: Numbers before which every earlier trial has to end.
-        work: Training budget of each proposal, in order; empty if all have the same.
+        work: Training budgets of the proposals, in order; empty if all are equal.
         begun: Start of the first proposal of this driver, from `time.monotonic`; None before it.
     """
 
